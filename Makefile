@@ -1,0 +1,39 @@
+# `make help` lists what there is. Everything installs itself into .venv first.
+.DEFAULT_GOAL := help
+.PHONY: help study test check ui clean
+SHELL := /bin/bash
+PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+RUN := .venv/bin/python -m
+STAMP := .venv/installed
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 14
+
+# The stamp is written last, so an interrupted installation is started again.
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer is found; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@echo "installing into .venv (once, ~3 min) ..."
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' 2> >(grep -v '^WARNING' >&2)
+	@touch $(STAMP)
+
+study: $(STAMP)  ## a whole study on embedded data: train, search, front, exported checkpoints (about 4 min)
+	@$(RUN) study.run search_spaces/quick.yaml --name quick
+	@$(RUN) analysis.pareto quick
+	@$(RUN) analysis.export quick --out results/quick/export
+
+test: $(STAMP)  ## all tests, end to end included
+	@$(RUN) pytest -q --durations=10
+
+check: $(STAMP)  ## lint and types
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+ui: $(STAMP)  ## browse the ledger at http://127.0.0.1:5000
+	@test -f results/mlflow.db || { echo "error: results/mlflow.db is not there yet; run a study first: make study" >&2; exit 2; }
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false .venv/bin/mlflow server --workers 1 --host 127.0.0.1 --port 5000 \
+		--backend-store-uri sqlite:///results/mlflow.db
+
+clean:  ## remove the installation and the caches, not the results
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build

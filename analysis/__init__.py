@@ -1,0 +1,1 @@
+"""What a study found: reads the ledger; starts no Ray and trains nothing."""

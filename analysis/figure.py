@@ -1,0 +1,145 @@
+"""The front as one figure: accuracy against faithfulness, lambda as colour. Matplotlib without a display."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from study import metrics
+from study.metrics import ACCURACY, FAITHFULNESS, Metric
+
+if TYPE_CHECKING:
+    from analysis.load import StudyTable
+
+_COLOURS = "viridis"  # rises evenly in lightness: readable in grey and with every kind of colour blindness
+_ZERO = "#d55e00"  # lambda = 0, off the scale; vermilion is apart from viridis for colour-blind readers too
+
+
+def axes_of(study: StudyTable) -> tuple[Metric, Metric]:
+    """Accuracy and faithfulness, or the first two objectives where these are others."""
+    if len(study.objectives) < 2 or {ACCURACY, FAITHFULNESS} <= set(study.objectives):
+        return ACCURACY, FAITHFULNESS
+    return study.objectives[0], study.objectives[1]
+
+
+def draw_front(study: StudyTable, on_front: np.ndarray[Any, np.dtype[np.bool_]], file: Path) -> None:
+    """Write a PNG. Front points are large and numbered by trial, dominated ones faint; a step line bounds what the
+    front dominates where the two axes are the objectives."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.colors import LogNorm
+
+    x_metric, y_metric = axes_of(study)
+    xy = study.values([x_metric, y_metric])
+    complete = np.array([s == metrics.COMPLETE for s in study.column("state")], bool) & np.isfinite(xy).all(axis=1)
+    on_front = on_front & complete
+    weight = np.array([math.nan if w is None else w for w in study.column("reg_weight")], float)
+    positive = weight[complete & (weight > 0)]
+    low, high = (positive.min(), positive.max()) if len(positive) else (1e-3, 10.0)
+    if low == high:
+        low, high = low / 10, high * 10
+    norm = LogNorm(low, high)
+
+    figure, axes = plt.subplots(figsize=(8, 5.6), dpi=150, layout="constrained")
+    axes.grid(color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    if set(study.objectives) == {x_metric, y_metric}:
+        _step_line(axes, xy[on_front], x_metric, y_metric)
+    x, y = xy.T
+    shades = None
+    for mask, size, alpha in ((complete & ~on_front, 34, 0.35), (on_front, 95, 1.0)):
+        edge = "black" if alpha == 1.0 else "none"
+        zero, coloured = mask & (weight == 0), mask & (weight > 0)
+        plain = mask & np.isnan(weight)
+        axes.scatter(x[zero], y[zero], s=size, marker="D", color=_ZERO, alpha=alpha, edgecolors=edge, zorder=3)
+        axes.scatter(x[plain], y[plain], s=size, marker="s", color="0.5", alpha=alpha, edgecolors=edge, zorder=3)
+        shades = axes.scatter(
+            x[coloured],
+            y[coloured],
+            s=size,
+            c=weight[coloured],
+            cmap=_COLOURS,
+            norm=norm,
+            alpha=alpha,
+            edgecolors=edge,
+            zorder=3,
+        )
+    if shades is not None and len(positive):
+        figure.colorbar(shades, ax=axes, label="λ, weight of the regularizer (log scale)")
+    _number(axes, study, xy, on_front)
+    axes.set_xlabel(_label(x_metric))
+    axes.set_ylabel(_label(y_metric))
+    axes.margins(0.1)
+    _legend(axes, has_zero=bool((complete & (weight == 0)).any()), dominated=bool((complete & ~on_front).any()))
+    what = "front" if on_front.sum() != 1 else "front of a single point"
+    figure.suptitle(f"Study {study.name}: {what}, {int(on_front.sum())} of {len(study.trials)} trials", fontsize=13)
+    figure.supxlabel(_caption(study, complete), fontsize=8.5, color="0.3", x=0.01, ha="left")
+    figure.savefig(file, format="png")
+    plt.close(figure)
+
+
+def _label(metric: Metric) -> str:
+    better = "higher" if metric.direction == "maximize" else "lower"
+    return f"{metric.name} ({metric.unit}, {better} is better)"
+
+
+def _step_line(axes: Any, xy: np.ndarray[Any, np.dtype[np.float64]], x_metric: Metric, y_metric: Metric) -> None:
+    """The border of the dominated region: along the front, each step towards what both its ends dominate."""
+    sign = 1 if x_metric.direction == "maximize" else -1
+    best_y = np.maximum if y_metric.direction == "maximize" else np.minimum
+    points = xy[np.argsort(sign * xy[:, 0])]
+    if len(points) < 2:
+        return
+    corners = [points[0]]
+    for before, after in itertools.pairwise(points):
+        worse_y = after[1] if best_y(before[1], after[1]) == before[1] else before[1]
+        corners += [np.array([before[0], worse_y]), after]
+    axes.plot(*np.array(corners).T, color="0.35", linewidth=1.3, zorder=2)
+
+
+def _number(
+    axes: Any,
+    study: StudyTable,
+    xy: np.ndarray[Any, np.dtype[np.float64]],
+    on_front: np.ndarray[Any, np.dtype[np.bool_]],
+) -> None:
+    trials = study.column("trial")
+    for i in np.flatnonzero(on_front):
+        axes.annotate(str(trials[i]), xy[i], xytext=(7, 6), textcoords="offset points", fontsize=8.5, zorder=4)
+
+
+def _legend(axes: Any, *, has_zero: bool, dominated: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    def handle(marker: str, colour: str, size: float, label: str, alpha: float = 1.0) -> Any:
+        edge = "black" if alpha == 1.0 else "none"
+        return Line2D(
+            [], [], linestyle="", marker=marker, color=colour, markeredgecolor=edge, ms=size, label=label, alpha=alpha
+        )
+
+    handles = [handle("o", "#35b779", 9, "front (number: trial)")]
+    if dominated:
+        handles.append(handle("o", "#35b779", 6, "dominated", 0.35))
+    if has_zero:
+        handles.append(handle("D", _ZERO, 8, "λ = 0 (no regularizer)"))
+    axes.legend(handles=handles, loc="best", fontsize=8.5, framealpha=0.9)
+
+
+def _caption(study: StudyTable, complete: np.ndarray[Any, np.dtype[np.bool_]]) -> str:
+    counts = study.counts()
+    hidden = [f"{n} {state}" for state, n in counts.items() if state != metrics.COMPLETE]
+    without = counts.get(metrics.COMPLETE, 0) - int(complete.sum())
+    if without:
+        hidden.append(f"{without} complete without finite values")
+    text = f"{int(complete.sum())} complete trials shown; not shown: {', '.join(hidden) if hidden else 'none'}."
+    if len(study.objectives) > 2:
+        text += " The front is of " + ", ".join(m.name for m in study.objectives) + ", projected on two of them."
+    elif len(study.objectives) == 1:
+        text += f" The objective is {study.objectives[0].name} alone."
+    return text

@@ -1,0 +1,195 @@
+"""What one training is: plain frozen values, checked when made. Needs nothing but the standard library.
+
+A bare GPU host without the tuning stack imports this; ``study.spec`` builds these from a specification.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from study.errors import InputError
+from study.metrics import METHODS, PROTOCOLS
+
+#: Networks: name -> "module:function". Adding a network is adding one line here; the function takes
+#: ``n_classes`` and returns an ``nn.Module`` (see study/networks).
+NETWORKS: dict[str, str] = {
+    "tiny": "study.networks.small:tiny",
+    "small": "study.networks.small:small",
+    "resnet18": "study.networks.resnet:resnet18",
+    "mobilenet_v2": "study.networks.mobilenet:mobilenet_v2",
+}
+
+#: Error functions E of the regularizer (study/training/regularizer.py).
+REG_ERRORS: tuple[str, ...] = ("cosine", "mse", "mae", "histogram")
+SCHEDULES: tuple[str, ...] = ("cosine", "step", "constant")
+AMP_MODES: tuple[str, ...] = ("auto", "none", "bf16")
+LABELS: tuple[str, ...] = ("fine", "coarse")
+
+
+def _one_of(name: str, value: object, allowed: Collection[str]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name}: unknown value {value!r}; choose one of {', '.join(allowed)}")
+
+
+def _number(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise InputError(f"{name}: {value!r} is not a finite number")
+    if value > high or value < low or (open_low and value == low):
+        bracket = "(" if open_low else "["
+        raise InputError(f"{name}: {value} is out of range; it must be in {bracket}{low:g}, {high:g}]")
+
+
+def _integer(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"{name}: {value!r} is not an integer")
+    _number(name, value, low, high)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they are split.
+
+    ``source`` is ``shapes`` (embedded), ``cifar100`` (download), a folder of Parquet files or a
+    ``cifar-100-python`` folder. ``train_images`` limits the training split to its first n images after the
+    seeded stratified shuffle (None: all); likewise ``validation_images``.
+    """
+
+    source: str = "shapes"
+    labels: str = "fine"
+    validation_fraction: float = 0.1
+    split_seed: int = 0
+    train_images: int | None = None
+    validation_images: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.source, str) or not self.source:
+            raise InputError(f"data.source: {self.source!r} is not a name or a folder")
+        _one_of("data.labels", self.labels, LABELS)
+        _number("data.validation_fraction", self.validation_fraction, 0, 0.5, open_low=True)
+        _integer("data.split_seed", self.split_seed, 0, 2**31 - 1)
+        for name in ("train_images", "validation_images"):
+            if getattr(self, name) is not None:
+                _integer(f"data.{name}", getattr(self, name), 1, 10**9)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How faithfulness is measured: methods, protocol, and how many validation images (None: all)."""
+
+    methods: tuple[str, ...] = ("grad_cam", "grad_cam_plus_plus")
+    protocol: str = "paper"
+    images: int | None = 500
+    batch_size: int = 100
+    random_seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "methods", tuple(self.methods))
+        if not self.methods:
+            raise InputError("evaluation.methods: at least one saliency method is needed")
+        if len(set(self.methods)) != len(self.methods):
+            raise InputError(f"evaluation.methods: {', '.join(self.methods)} names a method twice")
+        for method in self.methods:
+            _one_of("evaluation.methods", method, METHODS)
+        _one_of("evaluation.protocol", self.protocol, PROTOCOLS)
+        if self.images is not None:
+            _integer("evaluation.images", self.images, 1, 10**9)
+        _integer("evaluation.batch_size", self.batch_size, 1, 10**6)
+        _integer("evaluation.random_seed", self.random_seed, 0, 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """One training and its scoring: everything that determines the result but the code and the data's content.
+
+    ``reg_weight`` is lambda in L = L_C + lambda L_R (Torres Figueroa et al. 2024) and ``reg_error`` the error
+    function E; at ``reg_weight`` 0 the error function means nothing and is stored as None. ``milestones`` are
+    fractions of ``epochs`` at which the step schedule multiplies the rate by ``gamma``. ``rungs`` are epochs
+    after which the trial is scored, besides the last.
+    """
+
+    network: str
+    epochs: int
+    lr: float
+    reg_weight: float = 0.0
+    reg_error: str | None = "cosine"
+    batch_size: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    schedule: str = "cosine"
+    milestones: tuple[float, ...] = (0.3, 0.6, 0.8)
+    gamma: float = 0.2
+    warmup_epochs: float = 1.0
+    clip_norm: float | None = None
+    crop_padding: int = 4
+    flip: bool = True
+    rotation: float = 0.0
+    amp: str = "auto"
+    rungs: tuple[int, ...] = ()
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        _one_of("network", self.network, NETWORKS)
+        _integer("epochs", self.epochs, 1, 100_000)
+        _number("lr", self.lr, 0, 1000, open_low=True)
+        _number("reg_weight", self.reg_weight, 0, 1e6)
+        if self.reg_weight == 0:
+            object.__setattr__(self, "reg_error", None)
+        else:
+            _one_of("reg_error", self.reg_error, REG_ERRORS)
+        _integer("batch_size", self.batch_size, 1, 1_000_000)
+        _number("momentum", self.momentum, 0, 0.9999)
+        _number("weight_decay", self.weight_decay, 0, 10)
+        _number("label_smoothing", self.label_smoothing, 0, 0.99)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        for milestone in self.milestones:
+            _number("milestones", milestone, 0, 1)
+        _number("gamma", self.gamma, 0, 1, open_low=True)
+        _number("warmup_epochs", self.warmup_epochs, 0, 100_000)
+        if self.clip_norm is not None:
+            _number("clip_norm", self.clip_norm, 0, 1e9, open_low=True)
+        _integer("crop_padding", self.crop_padding, 0, 16)
+        if not isinstance(self.flip, bool):
+            raise InputError(f"flip: {self.flip!r} is neither true nor false")
+        _number("rotation", self.rotation, 0, 180)
+        _one_of("amp", self.amp, AMP_MODES)
+        object.__setattr__(self, "rungs", tuple(sorted(set(self.rungs))))
+        for rung in self.rungs:
+            _integer("rungs", rung, 1, self.epochs)
+        _integer("seed", self.seed, 0, 2**31 - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; :meth:`from_dict` gives the same object back."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrialConfig:
+        """Raises :class:`InputError` for an unknown key or a bad value."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise InputError(f"{unknown[0]}: unknown training parameter; known are {', '.join(sorted(known))}")
+        values = dict(values)
+        for name, kind in (("data", DataConfig), ("evaluation", EvaluationConfig)):
+            if isinstance(values.get(name), dict):
+                values[name] = kind(**values[name])
+        return cls(**values)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that determines the result, as hex."""
+        return fingerprint(self.to_dict())
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 (hex) of a JSON value in canonical form: independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

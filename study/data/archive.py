@@ -1,0 +1,80 @@
+"""The original ``cifar-100-python`` folder: three pickles, read without letting them run anything."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from study.data.arrays import SIDE, Arrays, check_labels
+from study.data.parquet import N_COARSE, N_FINE
+from study.errors import InputError
+
+FILES = ("train", "test", "meta")
+#: All that the published files need to rebuild their arrays.
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+}
+
+
+class _Reader(pickle.Unpickler):
+    """Refuses every global but numpy's array constructor."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which no data set needs")
+        return super().find_class(module, name)
+
+
+def is_archive(folder: Path) -> bool:
+    return (folder / "train").is_file() and (folder / "meta").is_file()
+
+
+def read(folder: Path, split: str, tick: Callable[[int], None]) -> Arrays:
+    """Raises :class:`InputError` naming the file that is missing, damaged or not what it should be."""
+    file = folder / split
+    content = _load(file)
+    try:
+        data = np.asarray(content[b"data"], dtype=np.uint8)
+        fine = np.asarray(content[b"fine_labels"], dtype=np.int64)
+        coarse = np.asarray(content[b"coarse_labels"], dtype=np.int64)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file}: lacks {error}; fetch the archive again") from None
+    if data.ndim != 2 or data.shape[1] != 3 * SIDE * SIDE or not len(data) == len(fine) == len(coarse) > 0:
+        raise InputError(
+            f"{file}: holds {data.shape} bytes for {len(fine)} labels; {SIDE}×{SIDE} colour images are needed"
+        )
+    check_labels(fine, N_FINE, str(file), "fine_labels")
+    check_labels(coarse, N_COARSE, str(file), "coarse_labels")
+    tick(len(data))
+    return Arrays(data.reshape(-1, 3, SIDE, SIDE), fine, coarse)
+
+
+def class_names(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    content = _load(folder / "meta")
+    try:
+        return tuple(n.decode() for n in content[b"fine_label_names"]), tuple(
+            n.decode() for n in content[b"coarse_label_names"]
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / 'meta'}: lacks {error}; fetch the archive again") from None
+
+
+def _load(file: Path) -> dict[bytes, Any]:
+    try:
+        with file.open("rb") as stream:
+            content = _Reader(stream, encoding="bytes").load()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); fetch the archive again") from None
+    except Exception as error:
+        raise InputError(f"{file}: is truncated or not CIFAR-100's ({error}); fetch the archive again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: is not CIFAR-100's; fetch the archive again")
+    return content

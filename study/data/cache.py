@@ -1,0 +1,112 @@
+"""Decoded splits on disk: keyed by content, written atomically, shared by every process, memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from study.data.arrays import Arrays
+from study.errors import InputError
+
+FORMAT = 1  # raise it when the files below change
+_NAME = "interpretable-gradients-study"
+_MARK = "complete.json"  # written last into a folder that is renamed whole
+
+
+def default_folder() -> Path:
+    """``$STUDY_CACHE``, else a folder of this project under ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    if os.environ.get("STUDY_CACHE"):
+        return Path(os.environ["STUDY_CACHE"]).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / _NAME
+
+
+def cached(folder: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
+    """The arrays stored under ``key``, memory-mapped; made and stored first where they are not there whole.
+
+    Two processes that make the same thing at once both succeed; the first to rename wins. Raises
+    :class:`InputError` where the cache cannot be written.
+    """
+    entry = folder / f"v{FORMAT}" / key
+    found = _open(entry)
+    if found is not None:
+        return found
+    arrays = make()
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{key[:16]}-", dir=entry.parent))
+        try:
+            _write(part, arrays)
+            _replace(part, entry)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"cache {folder}: cannot be written ({error.strerror}); set STUDY_CACHE to a folder with room"
+        ) from None
+    stored = _open(entry)
+    return arrays if stored is None else stored
+
+
+def _write(part: Path, arrays: Arrays) -> None:
+    sizes = {}
+    for name, value in vars(arrays).items():
+        if value is not None:
+            with (part / f"{name}.npy").open("wb") as stream:
+                np.save(stream, value)
+                stream.flush()
+                os.fsync(stream.fileno())
+            sizes[name] = (part / f"{name}.npy").stat().st_size
+    (part / _MARK).write_text(json.dumps(sizes))
+
+
+def _replace(part: Path, entry: Path) -> None:
+    try:
+        part.rename(entry)
+    except OSError:  # there already: whole, by another process, or damaged
+        if _open(entry) is None:
+            shutil.rmtree(entry, ignore_errors=True)
+            part.rename(entry)
+
+
+def _open(entry: Path) -> Arrays | None:
+    """None unless every file is there in full length."""
+    try:
+        sizes = json.loads((entry / _MARK).read_text())
+        for name, size in sizes.items():
+            if (entry / f"{name}.npy").stat().st_size != size:
+                return None
+        loaded = {name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in sizes}
+        return Arrays(**{"coarse": None, **loaded})
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def hash_files(folder: Path, files: Sequence[Path]) -> str:
+    """SHA-256 (hex) over names and bytes; remembered by path, size and time, so that a second call reads nothing."""
+    stats = [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    memo = folder / "hashes" / hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+    try:
+        known = memo.read_text()
+        if len(known) == 64:
+            return known
+    except OSError:
+        pass
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    try:  # only a memo: a cache that cannot be written is complained about where it matters
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        part = memo.with_suffix(f".{os.getpid()}")
+        part.write_text(digest.hexdigest())
+        os.replace(part, memo)
+    except OSError:
+        pass
+    return digest.hexdigest()

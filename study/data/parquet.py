@@ -1,0 +1,96 @@
+"""A folder of Parquet files in the schema of the public CIFAR-100 set: ``img``, ``fine_label``, ``coarse_label``."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+from pyarrow import parquet
+
+from study.data.arrays import SIDE, Arrays, check_labels
+from study.errors import InputError
+
+N_FINE, N_COARSE = 100, 20
+
+
+def files_of(folder: Path, split: str) -> list[Path]:
+    """The files of one split, by name. Raises :class:`InputError` where there are none."""
+    files = sorted(folder.glob(f"{split}*.parquet"))
+    if not files:
+        raise InputError(f"{folder}: has no {split}*.parquet; give the folder of the Parquet files")
+    return files
+
+
+def read(files: Sequence[Path], tick: Callable[[int], None]) -> Arrays:
+    """Decode all rows. ``tick(n)`` hears of every n decoded images.
+
+    Raises :class:`InputError` naming the file: damaged, without images or labels, a label out of range, an image
+    that cannot be decoded or is not 32×32.
+    """
+    images: list[NDArray[np.uint8]] = []
+    fine: list[NDArray[np.int64]] = []
+    coarse: list[NDArray[np.int64]] = []
+    for file in files:
+        table = _table(file)
+        columns = [c for c in ("img", "fine_label", "coarse_label") if c not in table.column_names]
+        if columns:
+            raise InputError(
+                f"{file}: has no column {columns[0]}; it has {', '.join(table.column_names) or 'none'}, "
+                "and img, fine_label, coarse_label are needed"
+            )
+        for column, n, into in (("fine_label", N_FINE, fine), ("coarse_label", N_COARSE, coarse)):
+            try:
+                labels = np.asarray(table[column].to_numpy(), dtype=np.int64)
+            except (ValueError, TypeError, pa.ArrowException) as error:
+                raise InputError(f"{file}: {column} is not a column of integers ({error})") from None
+            check_labels(labels, n, str(file), column)
+            into.append(labels)
+        images.append(_decode(file, table["img"], tick))
+    out = np.concatenate(images)
+    if not len(out):
+        raise InputError(f"{files[0]}: has no rows; fetch the file again")
+    return Arrays(out, np.concatenate(fine), np.concatenate(coarse))
+
+
+def class_names(file: Path) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Fine and coarse names from the ``huggingface`` key of the schema's metadata, where it has them."""
+    try:
+        features = json.loads(parquet.read_schema(file).metadata[b"huggingface"])["info"]["features"]
+        return tuple(features["fine_label"]["names"]), tuple(features["coarse_label"]["names"])
+    except (KeyError, TypeError, ValueError, OSError, pa.ArrowException):
+        return None, None
+
+
+def _table(file: Path) -> pa.Table:
+    try:
+        return parquet.read_table(file)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{file}: is truncated or not Parquet ({reason}); fetch it again") from None
+
+
+def _decode(file: Path, column: Any, tick: Callable[[int], None]) -> NDArray[np.uint8]:
+    images = np.empty((len(column), 3, SIDE, SIDE), np.uint8)
+    for row, value in enumerate(column.to_pylist()):
+        data: Any = value.get("bytes") if isinstance(value, dict) else value
+        try:
+            image = Image.open(io.BytesIO(data))
+            image.load()
+        except Exception as error:
+            raise InputError(f"{file}: row {row}: the image cannot be decoded ({error})") from None
+        if image.size != (SIDE, SIDE):
+            raise InputError(
+                f"{file}: row {row}: the image is {image.size[0]}×{image.size[1]} pixels; {SIDE}×{SIDE} is needed"
+            )
+        images[row] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        if row % 1000 == 999:
+            tick(1000)
+    tick(len(column) % 1000)
+    return images

@@ -1,0 +1,28 @@
+"""How every command refuses: one line that says what is wrong, where, and what to do; exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class InputError(ValueError):
+    """The user's input cannot be used. The message is one line: what is wrong, where, what to do."""
+
+
+def run_command(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
+    """Run a command's ``main`` and turn an :class:`InputError` into one line on stderr and exit code 2.
+
+    Anything else that is raised is a defect of this program and keeps its traceback.
+    """
+    try:
+        return main(argv) or 0
+    except InputError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted: type the same command again to continue", file=sys.stderr)
+        return EXIT_INTERRUPTED

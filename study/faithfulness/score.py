@@ -1,0 +1,185 @@
+"""The evaluator: five parts per method, what random maps of the same network get, and the difference of the two."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from study import metrics as names
+from study.config import EvaluationConfig
+from study.faithfulness import metrics
+from study.faithfulness.masking import gaussian_blur, ranks, step_counts, undefined_maps, upsampled_masks
+from study.faithfulness.protocols import PROTOCOLS, Protocol
+from study.networks.guided import guided_gradient, input_gradient
+from study.saliency import distinct_methods, evaluating, saliency_maps
+
+
+@dataclass(frozen=True)
+class MethodScores:
+    """Means over images, in percent; ``undefined`` counts maps that point nowhere (they are scored as all-zero)."""
+
+    parts: dict[str, float]
+    undefined: int
+    mean: float
+
+
+@dataclass(frozen=True)
+class FaithfulnessReport:
+    """Scores of one network on given images under one protocol.
+
+    ``faithfulness``: mean over ``distinct`` methods of (100-AD+AI+AG+Ins+100-Del)/5, minus the same for random maps
+    (percentage points, -100 to 100, higher is better). NaN where the network's outputs are not finite.
+    ``alignment``: mean cos(input gradient, guided gradient) in eval mode, 0 for a gradient of zero norm.
+    ``accuracy``: %. ``per_image``: columns (n,) of the values behind every mean.
+    """
+
+    accuracy: float
+    alignment: float
+    faithfulness: float
+    protocol: str
+    images: int
+    seconds: float
+    methods: dict[str, MethodScores]
+    distinct: tuple[str, ...]
+    per_image: dict[str, NDArray[Any]]
+
+    def metrics(self) -> dict[str, float]:
+        """Everything under its ledger name."""
+        values = {names.FAITHFULNESS.ledger_name: self.faithfulness, names.ALIGNMENT.ledger_name: self.alignment}
+        for method, scores in self.methods.items():
+            values |= {names.saliency_metric(method, part): value for part, value in scores.parts.items()}
+            values[names.undefined_metric(method)] = float(scores.undefined)
+        return values
+
+
+def evaluate_faithfulness(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    config: EvaluationConfig,
+    device: torch.device | str = "cpu",
+) -> FaithfulnessReport:
+    """Score ``network`` on uint8 images (n, 3, H, W) with labels (n,), all of them.
+
+    One forward pass serves probabilities, activations and maps; insertion and deletion share their end points.
+    Random maps are drawn once for all images from ``config.random_seed``, so the batch size changes nothing. The
+    network's modes and its parameters' ``.grad`` stay as they were.
+
+    Raises :class:`study.errors.InputError` for a network whose last activation map has no places.
+    """
+    start = time.perf_counter()
+    protocol = PROTOCOLS[config.protocol]
+    scale = torch.tensor(std, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+    shift = torch.tensor(mean, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+    generator = torch.Generator().manual_seed(config.random_seed)
+    columns: dict[str, list[Tensor]] = {}
+    random: Tensor | None = None
+    with evaluating(network):
+        for first in range(0, len(labels), config.batch_size):
+            rows = slice(first, first + config.batch_size)
+            pixels = images[rows].to(device).float() / 255
+            y = labels[rows].to(device)
+            x = (pixels - shift) / scale
+            with torch.no_grad():
+                found = saliency_maps(network, x, _classes(network, x, y, protocol), config.methods)
+                if random is None:
+                    grid = next(iter(found.maps.values())).shape[1:]
+                    random = torch.rand((len(labels), *grid), generator=generator)
+                target = y if protocol.class_choice == "label" else found.logits.argmax(1)
+                maps = {**found.maps, names.RANDOM_MAPS: random[rows].to(device)}
+                batch = _score(network, x, pixels, target, found.logits, maps, protocol, shift, scale)
+            batch["label"] = y
+            batch["predicted"] = found.logits.argmax(1)
+            batch["correct"] = batch["predicted"] == y
+            delta, guided = input_gradient(network, x, y), guided_gradient(network, x, y)
+            batch["alignment"] = F.cosine_similarity(delta.flatten(1), guided.flatten(1))
+            for name, values in batch.items():
+                columns.setdefault(name, []).append(values.cpu())
+    per_image = {name: torch.cat(values).numpy() for name, values in columns.items()}
+    return _report(per_image, config, protocol, time.perf_counter() - start)
+
+
+def _classes(network: nn.Module, x: Tensor, y: Tensor, protocol: Protocol) -> Tensor:
+    return y if protocol.class_choice == "label" else network(x).argmax(1)
+
+
+def _score(
+    network: nn.Module,
+    x: Tensor,
+    pixels: Tensor,
+    target: Tensor,
+    logits: Tensor,
+    maps: dict[str, Tensor],
+    protocol: Protocol,
+    shift: Tensor,
+    scale: Tensor,
+) -> dict[str, Tensor]:
+    """The parts of every map for one batch, as columns (N,)."""
+    p, q = metrics.probabilities(logits, target)
+    blurred = gaussian_blur(x, protocol.blur_kernel, protocol.blur_sigma)
+    p_blurred = metrics.probabilities(network(blurred), target)[0]
+    p_zero = metrics.probabilities(network(torch.zeros_like(x)), target)[0]
+    height, width = x.shape[2:]
+    counts = step_counts(height * width, protocol.step_rows * width)
+    finite = torch.where(logits.isfinite().all(1), 0.0, math.nan)
+    columns: dict[str, Tensor] = {}
+    for method, raw in maps.items():
+        mask = upsampled_masks(raw, (height, width))
+        rank = ranks(mask)
+        revealed = [torch.where(rank < count, x, blurred) for count in counts]
+        removed = [torch.where(rank < count, torch.zeros_like(x), x) for count in counts]
+        variants = [(pixels * mask - shift) / scale, *revealed, *removed]
+        out = network(torch.cat(variants))
+        probability, rest = metrics.probabilities(out, target.repeat(len(variants)))
+        o_VN = probability.view(len(variants), -1)
+        q_o = rest.view(len(variants), -1)[0]
+        n_steps = len(counts)
+        insertion = torch.stack([p_blurred, *o_VN[1 : 1 + n_steps], p], 1)
+        deletion = torch.stack([p, *o_VN[1 + n_steps :], p_zero], 1)
+        parts = {
+            "average_drop": metrics.average_drop(p, o_VN[0]),
+            "average_increase": metrics.average_increase(p, q, o_VN[0], q_o),
+            "average_gain": metrics.average_gain(q, q_o),
+            "insertion": metrics.area(insertion),
+            "deletion": metrics.area(deletion),
+        }
+        for part, values in parts.items():
+            columns[f"{method}/{part}"] = values + finite
+        columns[f"{method}/undefined"] = undefined_maps(raw)
+    return columns
+
+
+def _report(
+    per_image: dict[str, NDArray[Any]], config: EvaluationConfig, protocol: Protocol, seconds: float
+) -> FaithfulnessReport:
+    methods: dict[str, MethodScores] = {}
+    for method in (*config.methods, names.RANDOM_MAPS):
+        parts = {part: float(np.mean(per_image[f"{method}/{part}"], dtype=np.float64)) for part in names.PARTS}
+        total = metrics.combined({part: torch.tensor(value, dtype=torch.float64) for part, value in parts.items()})
+        methods[method] = MethodScores(parts, int(per_image.pop(f"{method}/undefined").sum()), float(total))
+    distinct = distinct_methods(config.methods)
+    # A mean of differences, not a difference of means: a network with constant output scores exactly 0.
+    over_random = [methods[method].mean - methods[names.RANDOM_MAPS].mean for method in distinct]
+    return FaithfulnessReport(
+        accuracy=100 * float(np.mean(per_image["correct"])),
+        alignment=float(np.mean(per_image["alignment"], dtype=np.float64)),
+        faithfulness=sum(over_random) / len(over_random),
+        protocol=protocol.identity,
+        images=len(per_image["label"]),
+        seconds=seconds,
+        methods=methods,
+        distinct=distinct,
+        per_image=per_image,
+    )

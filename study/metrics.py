@@ -1,0 +1,116 @@
+"""Every metric, tag and file name that crosses a room: one definition, with its unit and direction.
+
+Imports nothing, so that everybody may import it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["maximize", "minimize"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a trial reports.
+
+    ``reference`` is the value of a network that is worth nothing, used as the hypervolume's reference point:
+    never right (accuracy 0), or an explanation no better than random maps (faithfulness 0).
+    """
+
+    name: str
+    ledger_name: str
+    unit: str
+    direction: Direction
+    reference: float
+    describes: str
+
+
+ACCURACY = Metric("accuracy", "val/accuracy", "%", "maximize", 0.0, "top-1 accuracy on validation images")
+FAITHFULNESS = Metric(
+    "faithfulness",
+    "val/faithfulness",
+    "pp over random maps",
+    "maximize",
+    0.0,
+    "mean of (100-AD+AI+AG+Ins+100-Del)/5 over distinct maps, minus its value for random maps",
+)
+ALIGNMENT = Metric("alignment", "val/alignment", "cosine", "maximize", 0.0, "mean cos(input gradient, guided gradient)")
+LOSS = Metric("loss", "val/loss", "nats", "minimize", 10.0, "mean cross-entropy on validation images")
+PARAMETERS = Metric("parameters", "network/parameters", "count", "minimize", 1e8, "trainable parameters")
+SCORE = Metric("score", "val/score", "weighted sum", "maximize", 0.0, "weighted sum of the objectives")
+
+#: What a specification may name as an objective.
+OBJECTIVES: dict[str, Metric] = {m.name: m for m in (ACCURACY, FAITHFULNESS, ALIGNMENT, LOSS, PARAMETERS)}
+
+# Per-epoch training metrics (ledger names).
+TRAIN_LOSS = "train/loss"  # L = L_C + lambda L_R, mean over the epoch's images, nats
+TRAIN_CLASSIFICATION = "train/classification_loss"  # L_C, nats
+TRAIN_REGULARIZATION = "train/regularization_loss"  # L_R, in [0, 2] for cosine; absent where lambda = 0
+TRAIN_ACCURACY = "train/accuracy"  # %, on augmented training images
+LEARNING_RATE = "train/lr"  # at the end of the epoch
+EPOCH_SECONDS = "time/epoch_seconds"  # wall clock of one training epoch
+EVALUATION_SECONDS = "time/evaluation_seconds"  # wall clock of one scoring
+
+#: Saliency methods: name -> (the literature's name, the map it shares on a GAP + linear head or None).
+METHODS: dict[str, str] = {
+    "grad_cam": "Grad-CAM (Selvaraju et al. 2017)",
+    "grad_cam_plus_plus": "Grad-CAM++ (Chattopadhay et al. 2018)",
+    "xgrad_cam": "XGrad-CAM / Axiom-CAM (Fu et al. 2020)",
+}
+
+#: The five parts of faithfulness, in percent: name -> direction.
+PARTS: dict[str, Direction] = {
+    "average_drop": "minimize",
+    "average_increase": "maximize",
+    "average_gain": "maximize",
+    "insertion": "maximize",
+    "deletion": "minimize",
+}
+
+#: Names of the faithfulness protocols (study/faithfulness/protocols.py holds what they mean).
+PROTOCOLS: tuple[str, ...] = ("paper", "rise")
+
+RANDOM_MAPS = "random"  # stands in a method's place for the seeded random-map baseline
+
+
+def saliency_metric(method: str, part: str) -> str:
+    """Ledger name of one part for one method, e.g. ``saliency/grad_cam/average_drop`` (percent)."""
+    return f"saliency/{method}/{part}"
+
+
+def undefined_metric(method: str) -> str:
+    """Ledger name of the count of undefined (all-zero, constant, non-finite) maps of one method."""
+    return f"saliency/{method}/undefined_maps"
+
+
+# Ledger tags.
+TAG_KEY = "study.key"  # NAME/trial/seed: unique in the ledger
+TAG_STUDY = "study.name"
+TAG_TRIAL = "study.trial"
+TAG_SEED = "study.seed"
+TAG_FINGERPRINT = "study.fingerprint"
+TAG_STATE = "study.state"  # one of STATES
+TAG_REASON = "study.reason"  # why a trial ended without a score
+TAG_PROTOCOL = "study.protocol"
+TAG_ROLE = "study.role"  # study | trial
+TAG_CODE_VERSION = "study.code_version"
+
+# States of a trial, as written in the ledger.
+RUNNING = "running"
+COMPLETE = "complete"  # trained for the full budget and scored
+STOPPED = "stopped"  # ended early by the scheduler
+DIVERGED = "diverged"  # non-finite loss
+FAILED = "failed"  # crashed more often than it may be retried
+STATES = (RUNNING, COMPLETE, STOPPED, DIVERGED, FAILED)
+
+# Files.
+CHECKPOINT_FILE = "checkpoint.safetensors"  # everything needed to resume a trial; replaced atomically
+MODEL_FILE = "model.safetensors"  # weights and buffers alone
+MODEL_CONFIG_FILE = "model.json"  # what is needed to rebuild and read the network
+PER_IMAGE_FILE = "per_image.parquet"  # per validation image: correct, and the parts of every method
+STUDY_FILE = "study.json"  # the resolved specification and its fingerprint
+OPTUNA_FILE = "optuna.db"
+LEDGER_FILE = "mlflow.db"
+CHECKPOINT_ARTIFACTS = "checkpoint"  # artifact folder of a run that holds model, config, per-image table

@@ -1,0 +1,330 @@
+"""``python -m study.run``: a study, from a specification to trained, scored and recorded trials."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from study import __version__, metrics
+from study.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, run_command
+from study.spec import StudySpec, load_spec, parse_duration
+from study.storage import Storage
+
+DEFAULT_SPEC = "search_spaces/cifar100.yaml"
+_STACK = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow", "numpy")
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(
+        prog="python -m study.run",
+        description="Run a study, or continue it: the same command goes on where the last one ended.",
+    )
+    add = parse.add_argument
+    add("spec", nargs="?", help=f"specification (default: {DEFAULT_SPEC}, which needs a GPU)")
+    add("--data", help="images: shapes (embedded), cifar100 (download), or a folder of Parquet or archive files")
+    add("--trials", type=int, help="end after so many trials; more than before extends the study")
+    add("--time-budget", metavar="30m", help="end this session after so long; the same command continues")
+    add("--name", help="name of the study (default: the specification's file name)")
+    add("--storage", default="results", metavar="DIR_OR_URI", help="where results live (default: results)")
+    add("--tracking-uri", metavar="URI", help="MLflow server or store (default: mlflow.db in the results folder)")
+    add("--address", help="Ray cluster, HOST:PORT (default: the one that is found, else this machine)")
+    add("--seed", type=int, help="of the search and of every training")
+    add("--twins", action="store_true", help="train a λ = 0 twin of every front point with λ > 0")
+    add("--plan", action="store_true", help="print trials, epochs and the estimated time, and stop")
+    return parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    path = Path(args.spec or DEFAULT_SPEC)
+    spec = load_spec(path, overrides=_overrides(args))
+    name = args.name or path.stem
+    _check_name(name)
+    storage = Storage.parse(args.storage)
+    if args.plan:
+        return _plan(spec, name)
+    storage.check_writable()
+    if args.address:
+        _probe_address(args.address)
+    if spec.resources.gpus > 0:  # a cluster without GPUs is refused before a large data set is fetched
+        return _on_cluster(args, spec, name, storage, is_default=args.spec is None)
+    identity, fingerprint, _ = _open_data(spec)
+    _check_same_study(storage, name, identity, fingerprint)
+    return _on_cluster(args, spec, name, storage, is_default=False)
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    try:
+        seconds = parse_duration(args.time_budget) if args.time_budget else None
+    except ValueError as error:
+        raise InputError(f"--time-budget: {error}") from None
+    return {"data.source": args.data, "budget.trials": args.trials, "budget.time": seconds, "seed": args.seed}
+
+
+def _check_name(name: str) -> None:
+    if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
+        raise InputError(f"--name {name!r}: use letters, digits, '-', '_' and '.', not starting with '.'")
+
+
+def _probe_address(address: str) -> None:
+    from study.tuning.session import probe
+
+    probe(address)
+
+
+def _open_data(spec: StudySpec) -> tuple[dict[str, Any], str, int]:
+    """Decode the data into the cache (so that trials find it there); the study's identity and fingerprint."""
+    from study.data import open_dataset
+
+    dataset = open_dataset(spec.data_config, progress=True)
+    identity = spec.identity(dataset.fingerprint)
+    return identity, spec.fingerprint(dataset.fingerprint), dataset.n_classes
+
+
+def _check_same_study(storage: Storage, name: str, identity: dict[str, Any], fingerprint: str) -> None:
+    """Raises :class:`InputError` where the name belongs to a study with another fingerprint."""
+    file = storage.local / name / metrics.STUDY_FILE
+    storage.pull(file)
+    if not file.exists():
+        return
+    try:
+        stored = json.loads(file.read_text())
+        theirs, their_fingerprint = stored["identity"], stored["fingerprint"]
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(f"{file}: cannot be read ({error!r}); restore it or choose another --name") from None
+    if their_fingerprint == fingerprint:
+        return
+    mine, old = _flat(identity), _flat(theirs)
+    keys = sorted(k for k in mine.keys() | old.keys() if mine.get(k) != old.get(k))
+    shown = "; ".join(f"{k}: {_short(old.get(k))} there, {_short(mine.get(k))} now" for k in keys[:4])
+    more = f"; and {len(keys) - 4} more" if len(keys) > 4 else ""
+    raise InputError(
+        f"study {name!r} exists in {storage.local} with another specification ({shown}{more}); choose another --name"
+    )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 24 else text[:20] + "…" + text[-1]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{prefix}.{name}".strip(".")).items()}
+
+
+def _write_study(storage: Storage, name: str, spec: StudySpec, identity: dict[str, Any], fingerprint: str) -> None:
+    """Atomically: a killed command leaves the old file or the new one."""
+    file = storage.local / name / metrics.STUDY_FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "name": name,
+        "fingerprint": fingerprint,
+        "identity": identity,
+        "spec": spec.model_dump(mode="json", by_alias=True),
+        "command": [os.path.basename(sys.executable), "-m", "study.run", *sys.argv[1:]],
+    }
+    part = file.with_name(file.name + ".part")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(part, file)
+    storage.push(file)
+
+
+def _on_cluster(args: argparse.Namespace, spec: StudySpec, name: str, storage: Storage, *, is_default: bool) -> int:
+    from rich.console import Console
+
+    from study.ledger import Ledger, create_store, default_tracking_uri
+
+    tracking_uri = args.tracking_uri or default_tracking_uri(storage.local)
+    create_store(tracking_uri)
+    from study.tuning.session import concurrency, connected, run_trials, storage_url
+
+    console = Console(stderr=False)
+    with connected(args.address) as cluster:
+        try:
+            at_once = concurrency(spec.resources, cluster)
+        except InputError:
+            if not is_default:
+                raise
+            return _refuse_without_gpu(spec)
+        identity, fingerprint, n_classes = _open_data(spec)
+        _check_same_study(storage, name, identity, fingerprint)
+        _write_study(storage, name, spec, identity, fingerprint)
+
+        from study.tuning.searcher import StudySearcher
+
+        tags = {metrics.TAG_FINGERPRINT: fingerprint, metrics.TAG_CODE_VERSION: code_version(), **stack_versions()}
+        ledger = Ledger(tracking_uri, name)
+        ledger.open_study(
+            fingerprint=fingerprint,
+            spec=spec.model_dump(mode="json", by_alias=True),
+            tags=tags,
+            artifact_location=_artifact_location(args.tracking_uri, storage, name),
+        )
+        searcher = StudySearcher(
+            spec,
+            storage_url(storage.local / name),
+            name,
+            {
+                "study": name,
+                "storage": str(storage.local),
+                "storage_uri": storage.uri,
+                "tracking_uri": tracking_uri,
+                "cpus": spec.resources.cpus,
+                "tags": tags,
+            },
+        )
+        counts = searcher.counts()
+        done = sum(counts.values()) - counts[metrics.RUNNING]
+        cpus = cluster.get("CPU", 0)
+        console.print(
+            f"study {name} · {_data_name(spec)} ({n_classes} classes) · {spec.budget.trials} trials × "
+            f"{spec.fidelity.max_epochs} epochs · {at_once} at once on {cpus:g} CPUs, {cluster.get('GPU', 0):g} GPUs",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if done or searcher.resumed:
+            console.print(
+                f"continuing: {done} trials are finished, {searcher.resumed} were interrupted and go on from their "
+                "checkpoints",
+                highlight=False,
+                soft_wrap=True,
+            )
+        session: dict[str, Any] = {
+            "storage": storage,
+            "study": name,
+            "ledger": ledger,
+            "cluster": cluster,
+            "time_budget": spec.budget.time,
+            "console": console,
+        }
+        run_trials(spec, searcher, **session)
+        left = searcher.remaining()
+        if args.twins and left == 0 and searcher.enqueue_twins():
+            run_trials(spec, searcher, **session)
+            left = searcher.remaining()
+        return _conclude(args, spec, name, storage, searcher, left)
+
+
+def _conclude(args: argparse.Namespace, spec: StudySpec, name: str, storage: Storage, searcher: Any, left: int) -> int:
+    """The front on stdout; on stderr where the results are and what to type next."""
+    counts = searcher.counts()
+    front = searcher.front()
+    total = sum(counts.values())
+    parts = [f"{counts[s]} {s}" for s in (metrics.STOPPED, metrics.FAILED, metrics.RUNNING) if counts[s]]
+    print(f"front ({len(front)} of {total} trials{''.join(', ' + p for p in parts)}):")
+    for number, point, values in sorted(front, key=lambda item: -item[2][0]):
+        scores = "  ".join(f"{m.name} {v:.4g}" for m, v in zip(spec.targets, values, strict=True))
+        where = "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in point.items())
+        print(f"  {scores}   {where}   trial {number}")
+    if not front:
+        print("  no trial is complete")
+    say = lambda text: print(text, file=sys.stderr)  # noqa: E731
+    say(f"results  {storage.local / name}        MLflow   make ui")
+    if left:
+        say(f"next     {left} trials are left: type the same command to continue")
+        return EXIT_INTERRUPTED if counts[metrics.RUNNING] and spec.budget.time is None else 0
+    options = f" --storage {args.storage}" if args.storage != "results" else ""
+    options += f" --tracking-uri {args.tracking_uri}" if args.tracking_uri else ""
+    say(f"next     python -m analysis.pareto {name}{options}")
+    return 0
+
+
+def _data_name(spec: StudySpec) -> str:
+    return Path(spec.data_config.source).name
+
+
+def _artifact_location(tracking_uri: str | None, storage: Storage, name: str) -> str | None:
+    """A server decides for itself; the local store keeps artifacts beside the study's other results."""
+    if tracking_uri is not None and tracking_uri.startswith(("http://", "https://")):
+        return None
+    return f"{storage.uri}/{name}/artifacts" if storage.uri else (storage.local / name / "artifacts").as_uri()
+
+
+def _plan(spec: StudySpec, name: str, concurrent: int | None = None) -> int:
+    from study.plan import estimate
+
+    n_train, n_validation, n_classes = _sizes(spec)
+    if concurrent is None:
+        gpus = _local_gpus()
+        cpus = max(1, int((os.cpu_count() or 1) / spec.resources.cpus))
+        concurrent = min(cpus, int(gpus / spec.resources.gpus)) if spec.resources.gpus and gpus else cpus
+        concurrent = max(1, concurrent)
+    plan = estimate(
+        spec, train_images=n_train, validation_images=n_validation, n_classes=n_classes, concurrent=concurrent
+    )
+    print(f"study {name}")
+    print("\n".join(plan.lines()))
+    return 0
+
+
+def _local_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _sizes(spec: StudySpec) -> tuple[int, int, int]:
+    """Training images, validation images, classes: of the data, or CIFAR-100's where they must be fetched first."""
+    config = spec.data_config
+    if config.source == "cifar100":
+        available, n_classes = 50_000, 100 if config.labels == "fine" else 20
+        validation = round(available * config.validation_fraction)
+        train = available - validation
+        return (
+            min(train, config.train_images or train),
+            min(validation, config.validation_images or validation),
+            n_classes,
+        )
+    from study.data import open_dataset
+
+    dataset = open_dataset(config, progress=True)
+    return len(dataset.train.labels), len(dataset.validation.labels), dataset.n_classes
+
+
+def _refuse_without_gpu(spec: StudySpec) -> int:
+    """Not a week of CPU work by accident: the estimate, and what makes sense on this machine."""
+    _plan(spec, Path(DEFAULT_SPEC).stem, concurrent=1)
+    print(
+        f"error: {DEFAULT_SPEC} asks for {spec.resources.gpus:g} GPU a trial and no GPU is in sight; on this machine "
+        "type `make study` or `python -m study.run search_spaces/laptop.yaml`, on a cluster `ray up cluster.yaml`",
+        file=sys.stderr,
+    )
+    return EXIT_BAD_INPUT
+
+
+def code_version() -> str:
+    """The package's version and, in a checkout, the commit (with ``-dirty`` for uncommitted changes)."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return __version__
+    return f"{__version__}+{described.stdout.strip()}"
+
+
+def stack_versions() -> dict[str, str]:
+    """Tags with the versions of what computes the results."""
+    versions = {"python": platform.python_version()}
+    for package in _STACK:
+        versions[package] = metadata.version(package)
+    return {f"version.{name}": version for name, version in versions.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

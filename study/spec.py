@@ -1,0 +1,341 @@
+"""One YAML file says everything a study is. Read here into frozen, validated objects; no torch, no Ray.
+
+Errors are one line: file, line, key, the bad value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from study.config import DataConfig, EvaluationConfig, TrialConfig, fingerprint
+from study.errors import InputError
+from study.metrics import OBJECTIVES, SCORE, Direction, Metric
+from study.space import Parameter, Point, Scalar, Strict, active, complete, grid, ordered
+
+__all__ = ["Budget", "Fidelity", "Resources", "StudySpec", "TrialConfig", "load_spec", "parse_duration"]
+
+#: The paper's best setting (Torres Figueroa et al. 2024): always tried beside the unregularized network.
+PAPER_REG_WEIGHT = 7.5e-3
+PAPER_REG_ERROR = "cosine"
+
+_SOURCES = ("shapes", "cifar100")
+_SPEC_OWNED = {"epochs", "rungs", "data", "evaluation"}  # said elsewhere in a specification than in the space
+_TUNABLE = tuple(f.name for f in dataclasses.fields(TrialConfig) if f.name not in _SPEC_OWNED)
+
+
+class Fidelity(Strict):
+    """``max_epochs`` of a full trial; ``rungs``: epochs after which it is also scored."""
+
+    max_epochs: int = Field(ge=1, le=100_000)
+    rungs: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Fidelity:
+        for rung in self.rungs:
+            if not 1 <= rung < self.max_epochs:
+                raise ValueError(f"rungs: {rung} is not between 1 and max_epochs - 1 = {self.max_epochs - 1}")
+        if list(self.rungs) != sorted(set(self.rungs)):
+            raise ValueError(f"rungs: {list(self.rungs)} must rise without repetition")
+        return self
+
+
+class Resources(Strict):
+    """What one trial occupies. A fraction of a GPU lets several trials share it."""
+
+    cpus: float = Field(default=1, gt=0, le=4096)
+    gpus: float = Field(default=0, ge=0, le=64)
+
+
+class Budget(Strict):
+    """Whichever ends first ends the study; ``time`` in seconds (written e.g. ``30m``, ``1h30m``)."""
+
+    trials: int = Field(ge=1, le=1_000_000)
+    time: float | None = Field(default=None, gt=0)
+    retries: int = Field(default=2, ge=0, le=100)
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _duration(cls, value: Any) -> Any:
+        return parse_duration(value) if isinstance(value, str) else value
+
+
+class StudySpec(Strict):
+    """A whole study. See ``search_spaces/`` for examples."""
+
+    objectives: dict[str, Direction]
+    scalarize: dict[str, float] | None = None
+    space: dict[str, Parameter]
+    fixed: dict[str, Any] = {}
+    known_points: tuple[dict[str, Scalar], ...] = ()
+    fidelity: Fidelity
+    data: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+    resources: Resources = Resources()
+    budget: Budget
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @field_validator("objectives")
+    @classmethod
+    def _check_objectives(cls, objectives: dict[str, Direction]) -> dict[str, Direction]:
+        if not objectives:
+            raise ValueError("at least one objective is needed")
+        for name, direction in objectives.items():
+            if name not in OBJECTIVES:
+                raise ValueError(f"unknown objective {name!r}; choose from {', '.join(OBJECTIVES)}")
+            if direction != OBJECTIVES[name].direction:
+                raise ValueError(f"{name}: {direction!r} is its worse direction; write {OBJECTIVES[name].direction}")
+        return objectives
+
+    @model_validator(mode="after")
+    def _check_together(self) -> StudySpec:
+        for name in self.scalarize or {}:
+            if name not in self.objectives:
+                raise ValueError(f"scalarize: {name!r} is not among the objectives {', '.join(self.objectives)}")
+        if self.scalarize is not None and not any(self.scalarize.values()):
+            raise ValueError("scalarize: at least one weight must differ from 0")
+        for where, names in (("space", self.space), ("fixed", self.fixed)):
+            for name in names:
+                if name not in _TUNABLE:
+                    raise ValueError(f"{where}.{name}: unknown parameter; known are {', '.join(_TUNABLE)}")
+        both = sorted(set(self.space) & set(self.fixed))
+        if both:
+            raise ValueError(f"fixed.{both[0]}: stands in 'space' too; keep one of the two")
+        for required in ("network", "lr"):
+            if required not in self.space and required not in self.fixed:
+                raise ValueError(f"space.{required}: missing; name it in 'space' or in 'fixed'")
+        ordered(self.space)
+        self._check_values()
+        if self.sampler == "grid":
+            list(grid(self.space))
+        return self
+
+    def _check_values(self) -> None:
+        """Every end of every range makes a valid trial, and every known point lies in the space."""
+        base = complete(self.space, {})
+        for name, parameter in self.space.items():
+            for value in parameter.corners():
+                self._try({**base, name: value}, f"space.{name}")
+        weight = self.space.get("reg_weight")
+        if weight is not None and self.sampler != "grid":
+            for value in (0.0, PAPER_REG_WEIGHT):
+                if not weight.contains(value):
+                    raise ValueError(
+                        f"space.reg_weight: must contain {value:g}, which is always tried "
+                        "(e.g. {float: [1.0e-3, 10], log: true, zero: true})"
+                    )
+        for i, point in enumerate(self.known_points):
+            for name, value in point.items():
+                if name not in self.space:
+                    raise ValueError(f"known_points.{i}.{name}: not a parameter of the space")
+                if not self.space[name].contains(value):
+                    raise ValueError(f"known_points.{i}.{name}: {value!r} lies outside the space")
+
+    def _try(self, point: Mapping[str, Scalar], where: str) -> TrialConfig:
+        try:
+            return self.trial_config(point)
+        except InputError as error:
+            key = str(error).split(":")[0]
+            place = f"fixed.{key}" if key in self.fixed else where if key in where else ""
+            text = str(error).split(":", 1)[1].strip() if place else str(error)
+            raise ValueError(f"{place}: {text}" if place else text) from None
+
+    def trial_config(self, point: Mapping[str, Scalar]) -> TrialConfig:
+        """The trial at one point of the space. Raises :class:`InputError` for a value that cannot be trained."""
+        values: dict[str, Any] = {"seed": self.seed, **self.fixed, **point}
+        return TrialConfig.from_dict(
+            {
+                **values,
+                "epochs": self.fidelity.max_epochs,
+                "rungs": self.fidelity.rungs,
+                "data": DataConfig(**_known_keys(DataConfig, self.data, "data")),
+                "evaluation": EvaluationConfig(**_known_keys(EvaluationConfig, self.evaluation, "evaluation")),
+            }
+        )
+
+    @property
+    def data_config(self) -> DataConfig:
+        return DataConfig(**self.data)
+
+    @property
+    def targets(self) -> list[Metric]:
+        """What the search optimises: the objectives, or their weighted sum alone."""
+        return [SCORE] if self.scalarize is not None else [OBJECTIVES[name] for name in self.objectives]
+
+    def target_values(self, report: Mapping[str, float]) -> list[float]:
+        """The targets' values from a report with ledger names. Raises KeyError where one is missing."""
+        if self.scalarize is None:
+            return [report[m.ledger_name] for m in self.targets]
+        signs = {name: 1 if OBJECTIVES[name].direction == "maximize" else -1 for name in self.scalarize}
+        return [sum(w * signs[n] * report[OBJECTIVES[n].ledger_name] for n, w in self.scalarize.items())]
+
+    def first_points(self) -> list[Point]:
+        """What is tried before anything is sampled: lambda = 0, the paper's lambda, then the known points.
+
+        A grid has all its points here.
+        """
+        if self.sampler == "grid":
+            return list(grid(self.space))
+        partial: list[Mapping[str, Scalar]] = []
+        if "reg_weight" in self.space:
+            partial += [
+                {"reg_weight": 0.0},
+                {"reg_weight": PAPER_REG_WEIGHT, "reg_error": PAPER_REG_ERROR},
+            ]
+        points: list[Point] = []
+        for given in [*partial, *self.known_points]:
+            point = complete(self.space, given)
+            if point not in points:
+                points.append(point)
+        return points
+
+    def active(self, name: str, point: Mapping[str, Scalar]) -> bool:
+        return active(self.space, name, point)
+
+    def identity(self, data_fingerprint: str) -> dict[str, Any]:
+        """All that determines a trial's result: not paths, budget, resources, sampler or known points."""
+        data = {k: v for k, v in dataclasses.asdict(self.data_config).items() if k != "source"}
+        evaluation = dataclasses.asdict(EvaluationConfig(**self.evaluation))
+        del evaluation["batch_size"]  # changes the speed, not the scores
+        dump = self.model_dump(mode="json", include={"objectives", "scalarize", "space", "fixed", "fidelity", "seed"})
+        return {**dump, "data": {**data, "content": data_fingerprint}, "evaluation": evaluation}
+
+    def fingerprint(self, data_fingerprint: str) -> str:
+        """SHA-256 (hex) of :meth:`identity`."""
+        return fingerprint(self.identity(data_fingerprint))
+
+
+def _known_keys(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    known = [f.name for f in dataclasses.fields(kind)]
+    for name in values:
+        if name not in known:
+            raise InputError(f"{where}.{name}: unknown key; known are {', '.join(known)}")
+    return dict(values)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``90``, ``90s``, ``30m``, ``1h30m`` or ``2d``. Raises ValueError."""
+    match = re.fullmatch(
+        r"\s*(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?\s*", text
+    )
+    if not match or not any(match.groups()):
+        raise ValueError(f"{text!r} is not a duration; write e.g. 90s, 30m or 1h30m")
+    seconds = sum(float(n or 0) * unit for n, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True))
+    if seconds <= 0:
+        raise ValueError(f"{text!r} is no time at all; write e.g. 30m")
+    return seconds
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 1e-3 is a number (YAML 1.2) and a key given twice is an error."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(k) for k, _ in node.value]  # type: ignore[no-untyped-call]
+    for (key_node, _), key in zip(node.value, keys, strict=True):
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
+    loader.flatten_mapping(node)
+    return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}  # type: ignore[no-untyped-call]
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def load_spec(path: str | Path, *, overrides: Mapping[str, Any] | None = None) -> StudySpec:
+    """Read and validate a specification; ``overrides`` maps dotted keys to values given on the command line.
+
+    Raises :class:`InputError`: no such file, not YAML, an unknown key, a wrong type, a value that is not allowed.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text()
+        values = yaml.load(text, Loader=_Loader)
+        root = yaml.compose(text, Loader=_Loader)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such specification; see search_spaces/ for those that come with it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "not valid"
+        raise InputError(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML: {problem}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}:1: a specification is a mapping of keys; see search_spaces/quick.yaml")
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            *parents, last = key.split(".")
+            inner = values
+            for parent in parents:
+                inner = inner.setdefault(parent, {})
+                if not isinstance(inner, dict):
+                    raise InputError(f"{path}: {parent}: must be a mapping of keys")
+            inner[last] = value
+    _absolute_source(values)
+    try:
+        return StudySpec.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_one_line(path, root, error)) from None
+    except InputError as error:
+        place = str(error).split(":")[0].split(".")
+        raise InputError(f"{path}:{_line(root, place)}: {error}") from None
+
+
+def _absolute_source(values: dict[str, Any]) -> None:
+    """Trials run in other folders: a data folder is meant from where the command was typed."""
+    data = values.get("data")
+    if isinstance(data, dict) and isinstance(data.get("source"), str) and data["source"] not in _SOURCES:
+        data["source"] = str(Path(data["source"]).expanduser().absolute())
+
+
+def _one_line(path: Path, root: yaml.Node | None, error: ValidationError) -> str:
+    """The first error of a validation, as ``file:line: key: what is wrong (and how many more)``."""
+    details = error.errors()
+    first = details[0]
+    loc = [str(part) for part in first["loc"] if part not in ("float", "int", "choice") or part == first["loc"][-1]]
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if not loc and re.match(r"^[a-z_]+(\.\w+)*: ", message):  # the checks across keys name their key themselves
+        key, message = message.split(": ", 1)
+        loc = key.split(".")
+    if first["type"] == "extra_forbidden":
+        message = "unknown key; known are " + ", ".join(_siblings(loc))
+    elif first["type"] == "missing":
+        message = "missing"
+    elif not first["type"].startswith(("value_error", "parameter")):
+        message = f"{first['input']!r}: {message[:1].lower()}{message[1:]}"
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    return f"{path}:{_line(root, loc)}: {'.'.join(loc)}: {message}{more}"
+
+
+def _siblings(loc: list[str]) -> list[str]:
+    kinds: dict[str, type[Strict]] = {"fidelity": Fidelity, "resources": Resources, "budget": Budget}
+    if len(loc) > 2 and loc[0] == "space":
+        return ["float", "int", "choice", "log", "zero", "when"]
+    return list(kinds.get(loc[0], StudySpec).model_fields if len(loc) > 1 else StudySpec.model_fields)
+
+
+def _line(root: yaml.Node | None, loc: list[str]) -> int:
+    """Line (from 1) of the deepest node on the way ``loc`` that the file has."""
+    node, line = root, 1
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((k, v) for k, v in node.value if str(k.value) == part), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
+            node = node.value[int(part)]
+            line = node.start_mark.line + 1
+    return line

@@ -1,0 +1,85 @@
+"""Where a study's files live: a local (or mounted) folder, or an object store mirrored from one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from study.errors import InputError
+
+_NEEDED_BYTES = 64 * 2**20  # a study's books and one small checkpoint; less than this is a full disk
+
+
+@dataclass(frozen=True)
+class Storage:
+    """``local`` holds the files; with ``uri`` (e.g. ``s3://bucket/studies``) it is a working copy of them."""
+
+    local: Path
+    uri: str | None = None
+
+    @classmethod
+    def parse(cls, location: str) -> Storage:
+        """``DIR``, ``file://…`` or a URI that pyarrow can open. Raises :class:`InputError` for another scheme."""
+        if "://" not in location:
+            return cls(Path(location).expanduser().absolute())
+        parts = urlsplit(location)
+        if parts.scheme == "file":
+            return cls(Path(unquote(parts.path)))
+        storage = cls(Path("results").absolute(), location.rstrip("/"))
+        storage._open("")
+        return storage
+
+    def _open(self, name: str) -> tuple[Any, str]:
+        from pyarrow import ArrowException, fs  # imported here: the folder case needs no pyarrow
+
+        try:
+            return fs.FileSystem.from_uri(f"{self.uri}/{name}".rstrip("/"))
+        except (ArrowException, OSError, ValueError) as error:
+            raise InputError(
+                f"--storage {self.uri}: cannot be opened ({error}); give a folder or e.g. s3://bucket/studies"
+            ) from None
+
+    def check_writable(self) -> None:
+        """Raises :class:`InputError` where the folder cannot be made, is read-only or is full."""
+        try:
+            self.local.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.local) as probe:
+                probe.write(b"x" * 65536)
+                probe.flush()
+                os.fsync(probe.fileno())
+        except OSError as error:
+            raise InputError(
+                f"results folder {self.local}: cannot be written ({error.strerror}); choose another with --storage"
+            ) from None
+        free = shutil.disk_usage(self.local).free
+        if free < _NEEDED_BYTES:
+            raise InputError(
+                f"results folder {self.local}: only {free / 2**20:.0f} MiB are free and at least "
+                f"{_NEEDED_BYTES / 2**20:.0f} are needed; free some or choose another with --storage"
+            )
+
+    def push(self, file: Path) -> None:
+        """Copy one file of the working copy to the store; a reader sees the old or the new one, never a part."""
+        if self.uri is not None:
+            from pyarrow import fs
+
+            target, path = self._open(file.relative_to(self.local).as_posix())
+            target.create_dir(path.rsplit("/", 1)[0], recursive=True)
+            fs.copy_files(str(file), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=target)
+
+    def pull(self, file: Path) -> None:
+        """Bring one file from the store where the working copy lacks it and the store has it."""
+        if self.uri is not None and not file.exists():
+            from pyarrow import fs
+
+            source, path = self._open(file.relative_to(self.local).as_posix())
+            if source.get_file_info(path).type == fs.FileType.File:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                part = file.with_name(file.name + ".part")
+                fs.copy_files(path, str(part), source_filesystem=source, destination_filesystem=fs.LocalFileSystem())
+                os.replace(part, file)

@@ -1,0 +1,67 @@
+"""Where a ledger is: tracking URIs, the SQLite file behind one, whether a server answers. Knows no MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from study import metrics
+from study.errors import InputError
+
+_PROBE_SECONDS = 5.0
+
+
+def default_tracking_uri(storage: Path) -> str:
+    """The SQLite store in a results folder."""
+    return f"sqlite:///{storage.absolute() / metrics.LEDGER_FILE}"
+
+
+def probe(tracking_uri: str) -> None:
+    """Raises :class:`InputError` where no server answers within 5 s: MLflow itself would retry for minutes.
+
+    Any HTTP answer will do; what the server refuses, MLflow reports.
+    """
+    try:
+        urllib.request.urlopen(f"{tracking_uri.rstrip('/')}/health", timeout=_PROBE_SECONDS).close()
+    except urllib.error.HTTPError:
+        return
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise InputError(
+            f"tracking server {shown(tracking_uri)}: no answer ({first_line(getattr(error, 'reason', error))}); "
+            "start it, or leave --tracking-uri out to use mlflow.db in the results folder"
+        ) from None
+
+
+def sqlite_path(tracking_uri: str) -> Path | None:
+    """The file of a SQLite store; None for a server or another database."""
+    if not tracking_uri.startswith("sqlite:///"):
+        return None
+    return Path(tracking_uri.removeprefix("sqlite:///").split("?")[0]).absolute()
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold an exclusive lock; it ends with the process, however that ends."""
+    import fcntl
+
+    with file.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def shown(tracking_uri: str) -> str:
+    """A tracking URI as it may be printed: without the password that it may contain."""
+    parts = urlsplit(tracking_uri)
+    if parts.password is None:
+        return tracking_uri
+    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}"))
+
+
+def first_line(error: object) -> str:
+    """What fits into a one-line message of somebody else's error."""
+    return (str(error).strip().splitlines() or [repr(error)])[0][:200]

@@ -1,0 +1,200 @@
+"""One epoch of training on images that live on the device. The host never waits for a step.
+
+Everything random in an epoch (order, augmentation, dropout) is drawn from seeds made of the trial's seed and the epoch,
+so a training that is resumed between epochs needs no generator state and equals an uninterrupted one; bit for bit on
+the same CPU with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from study.config import TrialConfig
+from study.data.augment import augment, normalize
+from study.errors import InputError
+from study.training.regularizer import regularized_loss
+from study.training.schedule import learning_rate, steps_per_epoch
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch's averages over its images, as trained on (augmented, weights as they moved).
+
+    ``loss`` (L), ``classification`` (L_C) in nats, ``regularization`` (L_R) or None where lambda is 0, ``accuracy`` in
+    percent, ``lr`` of the last step, ``seconds`` of wall clock. ``finite``: no loss and no gradient's norm was infinite
+    or NaN; where it is False the weights are those from before the first such step, while batch-norm's running
+    statistics may be spoiled, so the network is not to be used.
+    """
+
+    loss: float
+    classification: float
+    regularization: float | None
+    accuracy: float
+    lr: float
+    seconds: float
+    finite: bool
+
+
+def make_optimizer(network: nn.Module, config: TrialConfig) -> torch.optim.SGD:
+    """SGD with Nesterov momentum and weight decay on all parameters, for a network that is on its device.
+
+    Momentum starts as zeros, which equals torch's first step and makes the state the same at any moment.
+    """
+    optimizer = torch.optim.SGD(
+        [p for p in network.parameters() if p.requires_grad],
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.momentum > 0,
+        fused=True,
+    )
+    if config.momentum > 0:
+        for parameter in optimizer.param_groups[0]["params"]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def train_epoch(
+    network: nn.Module,
+    optimizer: torch.optim.SGD,
+    images_NCHW_uint8: Tensor,
+    labels_N: Tensor,
+    config: TrialConfig,
+    epoch: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    *,
+    on_step: Callable[[int, int], None] | None = None,
+) -> EpochResult:
+    """Train on every image once; ``epoch`` counts from 0. The network is left in train mode.
+
+    Images (N, 3, H, W, uint8) and labels (N, int64) are on the network's device; ``mean`` and ``std`` in units of a
+    pixel in [0, 1]. ``on_step(done, of)`` is called after a batch was handed to the device. torch's global random
+    state is left as it was.
+
+    A batch whose loss or gradient is not finite changes no weight, nor does any batch after it; that is found out at
+    the epoch's end (``finite``), without waiting in between.
+
+    Raises :class:`InputError` where there are no images or bfloat16 is asked of a device without it; ``ValueError``
+    where images and labels differ in number or ``epoch`` is outside the training.
+    """
+    n, device = images_NCHW_uint8.shape[0], images_NCHW_uint8.device
+    steps = _check(n, labels_N, config, epoch)
+    bf16 = _use_bfloat16(config, device)
+    parameters = optimizer.param_groups[0]["params"]
+    generator = torch.Generator(device).manual_seed(_seed(config, epoch, "augment"))
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(_seed(config, epoch, "order"))).to(device)
+    sums = torch.zeros(4, dtype=torch.float64, device=device)  # of L, L_C, L_R, correct; over images
+    bad = torch.zeros((), device=device)
+    lr, seen = config.lr, 0
+    network.train()
+    start = time.perf_counter()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(_seed(config, epoch, "dropout"))
+        for step in range(steps):
+            rows = order[step * config.batch_size : (step + 1) * config.batch_size]
+            x_NCHW, labels = _batch(images_NCHW_uint8, labels_N, rows, generator, config, mean, std)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+                losses = regularized_loss(
+                    network,
+                    x_NCHW,
+                    labels,
+                    error=config.reg_error,
+                    weight=config.reg_weight,
+                    label_smoothing=config.label_smoothing,
+                )
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(losses.loss, inputs=parameters)
+            lr = learning_rate(config, epoch * steps + step, steps)
+            _update(optimizer, parameters, losses.loss.detach(), lr, config.clip_norm, bad)
+            regularization = losses.regularization if losses.regularization is not None else torch.zeros_like(bad)
+            sums[:3] += len(rows) * torch.stack((losses.loss.detach(), losses.classification, regularization)).double()
+            sums[3] += (losses.logits.argmax(1) == labels).sum()
+            seen += len(rows)
+            if on_step is not None:
+                on_step(step + 1, steps)
+    optimizer.zero_grad(set_to_none=True)
+    loss, classification, regularizer, correct = (sums / seen).tolist()  # waits for the device: once an epoch
+    return EpochResult(
+        loss=loss,
+        classification=classification,
+        regularization=regularizer if config.reg_weight > 0 else None,
+        accuracy=100 * correct,
+        lr=lr,
+        seconds=time.perf_counter() - start,
+        finite=bad.item() == 0,
+    )
+
+
+def _check(n: int, labels_N: Tensor, config: TrialConfig, epoch: int) -> int:
+    """Batches of the epoch, once its arguments are known to be good."""
+    if n == 0:
+        raise InputError("data: there are no training images")
+    if labels_N.shape != (n,):
+        raise ValueError(f"{n} images have labels of shape {tuple(labels_N.shape)}")
+    if not 0 <= epoch < config.epochs:
+        raise ValueError(f"epoch {epoch} is not in [0, {config.epochs})")
+    return steps_per_epoch(n, config.batch_size)
+
+
+def _use_bfloat16(config: TrialConfig, device: torch.device) -> bool:
+    supported = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(False))
+    if config.amp == "bf16" and not supported:
+        raise InputError(f"amp: {device} has no bfloat16; use amp none or auto")
+    return config.amp == "bf16" or (config.amp == "auto" and device.type == "cuda" and supported)
+
+
+def _seed(config: TrialConfig, epoch: int, purpose: str) -> int:
+    """Seeds of different trials, epochs and purposes are unrelated, unlike sums of them."""
+    digest = hashlib.sha256(f"{config.seed}/{epoch}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _batch(
+    images_NCHW_uint8: Tensor,
+    labels_N: Tensor,
+    rows: Tensor,
+    generator: torch.Generator,
+    config: TrialConfig,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> tuple[Tensor, Tensor]:
+    batch = augment(
+        images_NCHW_uint8[rows], generator, padding=config.crop_padding, flip=config.flip, rotation=config.rotation
+    )
+    x_NCHW = normalize(batch, mean, std)
+    if x_NCHW.device.type == "cuda":  # on a CPU the double backward of convolutions is faster without
+        x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
+    return x_NCHW, labels_N[rows]
+
+
+def _update(
+    optimizer: torch.optim.SGD,
+    parameters: list[nn.Parameter],
+    loss: Tensor,
+    lr: float,
+    clip_norm: float | None,
+    bad: Tensor,
+) -> None:
+    """One optimizer step, skipped on the device once ``bad`` is set; ``bad`` is set here and never cleared.
+
+    The norm tells of non-finite gradients in one number. It overflows float32 above 1e19 to 1e38: diverged as well.
+    """
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+    if clip_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm, foreach=True)
+    torch.maximum(bad, (~(loss.isfinite() & norm.isfinite())).to(bad.dtype), out=bad)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    # The fused kernel reads found_inf on the device and leaves weights and momentum alone where it is 1.
+    optimizer.found_inf = bad  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf  # type: ignore[attr-defined]

@@ -1,0 +1,229 @@
+"""What one trial is: train epoch by epoch, score, checkpoint, resume. Knows torch; knows nothing of Ray or MLflow."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from study import metrics
+from study.config import TrialConfig
+from study.data import Dataset, Split, open_dataset
+from study.data.augment import normalize
+from study.errors import InputError
+from study.faithfulness import FaithfulnessReport, evaluate_faithfulness
+from study.networks import build
+from study.storage import Storage
+from study.training.checkpoint import load_checkpoint, restore, save_checkpoint, save_model
+from study.training.loop import make_optimizer, train_epoch
+
+_CHECK_IMAGES = 8  # validation images whose logits travel with the weights, to prove a re-load
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Trial:
+    """One training and its scoring, in one folder; opening the folder again continues where it stopped.
+
+    ``history`` has one report per finished epoch: ledger names to numbers, beside ``epoch`` (from 1). It is saved
+    with the weights in one atomic file, so a kill at any moment loses at most the epoch under way.
+
+    Raises :class:`InputError` where the folder holds a checkpoint of another configuration or other data.
+    """
+
+    def __init__(
+        self, config: TrialConfig, folder: Path, *, storage: Storage | None = None, device: torch.device | None = None
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.device = device or default_device()
+        self.dataset: Dataset = open_dataset(config.data)
+        self.history: list[dict[str, float]] = []
+        self.reason = ""  # why the trial ended without a score
+        self.report: FaithfulnessReport | None = None
+        self._storage = storage
+        self._checkpoint = folder / metrics.CHECKPOINT_FILE
+        folder.mkdir(parents=True, exist_ok=True)
+
+        torch.manual_seed(config.seed)
+        self.network = build(config.network, self.dataset.n_classes).to(self.device)
+        if self.device.type == "cuda":
+            self.network = self.network.to(memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(self.network, config)
+        self._resume()
+        train = self.dataset.train
+        self._images = torch.as_tensor(train.images).to(self.device)
+        self._labels = torch.as_tensor(train.labels).to(self.device)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished."""
+        return int(self.history[-1]["epoch"]) if self.history else 0
+
+    @property
+    def finished(self) -> bool:
+        """Trained for the full budget and scored, or diverged."""
+        return bool(self.reason) or self.epoch >= self.config.epochs
+
+    @property
+    def state(self) -> str:
+        if self.reason:
+            return metrics.DIVERGED
+        return metrics.COMPLETE if self.finished else metrics.RUNNING
+
+    def step(self, on_step: Callable[[int, int], None] | None = None) -> dict[str, float]:
+        """Train one epoch, score it, save, and return its report. ``on_step(done, of)`` follows the batches.
+
+        After a non-finite loss the weights are untouched by it, ``reason`` says what happened and nothing is
+        scored or saved. Raises RuntimeError when already finished.
+        """
+        if self.finished:
+            raise RuntimeError("this trial is finished")
+        epoch = self.epoch
+        result = train_epoch(
+            self.network,
+            self.optimizer,
+            self._images,
+            self._labels,
+            self.config,
+            epoch,
+            self.dataset.mean,
+            self.dataset.std,
+            on_step=on_step,
+        )
+        if not result.finite:
+            self.reason = f"non-finite loss in epoch {epoch + 1}"
+            return {"epoch": epoch + 1}
+        report: dict[str, float] = {
+            "epoch": epoch + 1,
+            metrics.TRAIN_LOSS: result.loss,
+            metrics.TRAIN_CLASSIFICATION: result.classification,
+            metrics.TRAIN_ACCURACY: result.accuracy,
+            metrics.LEARNING_RATE: result.lr,
+            metrics.EPOCH_SECONDS: result.seconds,
+            metrics.PARAMETERS.ledger_name: float(sum(p.numel() for p in self.network.parameters())),
+        }
+        if result.regularization is not None:
+            report[metrics.TRAIN_REGULARIZATION] = result.regularization
+        start = time.perf_counter()
+        report |= self._classify(self.dataset.validation)
+        if epoch + 1 in self.config.rungs or epoch + 1 == self.config.epochs:
+            self.report = self._faithfulness(self.dataset.validation)
+            report |= self.report.metrics()
+        report[metrics.EVALUATION_SECONDS] = time.perf_counter() - start
+        if not math.isfinite(report[metrics.LOSS.ledger_name]):
+            self.reason = f"non-finite validation loss after epoch {epoch + 1}"
+            return {"epoch": epoch + 1}
+        self.history.append(report)
+        self._save()
+        return report
+
+    def export(self, folder: Path) -> list[Path]:
+        """Write the finished network, its card and the per-image scores to ``folder``; the files written."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        if self.report is None:  # finished in an earlier process: scoring is deterministic, so score again
+            self.report = self._faithfulness(self.dataset.validation)
+        save_model(folder, self.network, self.card())
+        table = pa.table({name: pa.array(values) for name, values in self.report.per_image.items()})
+        parquet.write_table(table, folder / metrics.PER_IMAGE_FILE)
+        return [folder / name for name in (metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE, metrics.PER_IMAGE_FILE)]
+
+    def card(self) -> dict[str, Any]:
+        """What a reader of the weights needs: network, preprocessing, configuration, scores and their protocol."""
+        rows = min(_CHECK_IMAGES, len(self.dataset.validation.labels))
+        x = normalize(torch.as_tensor(self.dataset.validation.images[:rows]), self.dataset.mean, self.dataset.std)
+        return {
+            "network": self.config.network,
+            "n_classes": self.dataset.n_classes,
+            "classes": list(self.dataset.classes),
+            "mean": list(self.dataset.mean),
+            "std": list(self.dataset.std),
+            "config": self.config.to_dict(),
+            "data_fingerprint": self.dataset.fingerprint,
+            "scores": self.history[-1] if self.history else {},
+            "protocol": self.report.protocol if self.report else None,
+            "check": {"images": list(range(rows)), "logits": self._cpu_logits(x).tolist()},
+        }
+
+    @torch.no_grad()
+    def _cpu_logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Float32 logits on the CPU, so that any machine can compare with them."""
+        network = build(self.config.network, self.dataset.n_classes)
+        network.load_state_dict({k: v.cpu() for k, v in self.network.state_dict().items()})
+        return network.eval()(x)
+
+    @torch.no_grad()
+    def _classify(self, split: Split) -> dict[str, float]:
+        """Top-1 accuracy (%) and mean cross-entropy (nats) over a whole split."""
+        self.network.eval()
+        try:
+            loss = torch.zeros((), device=self.device, dtype=torch.float64)
+            correct = torch.zeros((), device=self.device, dtype=torch.int64)
+            for start in range(0, len(split.labels), 500):
+                images = torch.as_tensor(split.images[start : start + 500]).to(self.device)
+                labels = torch.as_tensor(split.labels[start : start + 500]).to(self.device)
+                logits = self.network(normalize(images, self.dataset.mean, self.dataset.std))
+                loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+                correct += (logits.argmax(1) == labels).sum()
+        finally:
+            self.network.train()
+        n = len(split.labels)
+        return {
+            metrics.ACCURACY.ledger_name: 100 * correct.item() / n,
+            metrics.LOSS.ledger_name: loss.item() / n,
+        }
+
+    def _faithfulness(self, split: Split) -> FaithfulnessReport:
+        n = self.config.evaluation.images or len(split.labels)
+        return evaluate_faithfulness(
+            self.network,
+            torch.as_tensor(split.images[:n]),
+            torch.as_tensor(split.labels[:n]),
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+            config=self.config.evaluation,
+            device=self.device,
+        )
+
+    def _save(self) -> None:
+        header = {
+            "config": self.config.to_dict(),
+            "data_fingerprint": self.dataset.fingerprint,
+            "n_classes": self.dataset.n_classes,
+            "history": self.history,
+        }
+        save_checkpoint(self._checkpoint, self.network, self.optimizer, header)
+        if self._storage is not None:
+            self._storage.push(self._checkpoint)
+
+    def _resume(self) -> None:
+        if self._storage is not None:
+            self._storage.pull(self._checkpoint)
+        if not self._checkpoint.exists():
+            return
+        checkpoint = load_checkpoint(self._checkpoint)
+        stored = TrialConfig.from_dict(checkpoint.header["config"])
+        mine, theirs = self._comparable(self.config), self._comparable(stored)
+        if mine != theirs or checkpoint.header["data_fingerprint"] != self.dataset.fingerprint:
+            keys = [k for k in mine if mine[k] != theirs.get(k)] or ["data content"]
+            raise InputError(
+                f"{self._checkpoint}: belongs to another training (they differ in {', '.join(keys)}); "
+                "choose another folder"
+            )
+        restore(checkpoint, self.network, self.optimizer)
+        self.history = checkpoint.header["history"]
+
+    @staticmethod
+    def _comparable(config: TrialConfig) -> dict[str, Any]:
+        """The same data may lie in another folder on another machine; its content is compared by itself."""
+        values = config.to_dict()
+        return {**values, "data": {**values["data"], "source": ""}}

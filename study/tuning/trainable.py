@@ -1,0 +1,84 @@
+"""The Ray Tune trainable: a thin shell around :class:`study.trial.Trial` that writes the ledger as it goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from study import metrics
+from study.config import TrialConfig
+from study.ledger import Ledger, TrialRun
+from study.storage import Storage
+
+_RAY_CHECKPOINT = "progress.json"
+
+
+def trial_folder(storage: Storage, study: str, number: int) -> Path:
+    """Where trial ``number`` keeps its checkpoint and, at the end, its network."""
+    return storage.local / study / "trials" / f"{number:04d}"
+
+
+class StudyTrainable(tune.Trainable):
+    """One epoch per step. The trial's own folder is the truth: a restarted worker continues from there.
+
+    The configuration is what :meth:`study.tuning.searcher.StudySearcher.suggest` returns.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._open(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial in the same process: a fresh one would import everything again."""
+        self._open(new_config)
+        return True
+
+    def _open(self, config: dict[str, Any]) -> None:
+        import torch
+
+        from study.trial import Trial  # here, so that the driver does not import torch to name this class
+
+        torch.set_num_threads(max(1, int(config["cpus"])))
+        self._trial_config = TrialConfig.from_dict(config["trial"])
+        storage = Storage(Path(config["storage"]), config["storage_uri"])
+        folder = trial_folder(storage, config["study"], config["number"])
+        self.trial = Trial(self._trial_config, folder, storage=storage)
+        ledger = Ledger(config["tracking_uri"], config["study"])
+        self.run: TrialRun = ledger.open_trial(
+            config["number"], self._trial_config.seed, self._trial_config.to_dict(), config["tags"]
+        )
+        self.run.sync(self.trial.history)
+
+    def step(self) -> dict[str, Any]:
+        if not self.trial.finished:
+            self.trial.step()
+            self.run.sync(self.trial.history)
+        if self.trial.finished:
+            self._finish()
+        report = self.trial.history[-1] if self.trial.history else {}
+        return {
+            "epoch": self.trial.epoch,
+            "state": self.trial.state,
+            "reason": self.trial.reason,
+            "report": report,
+            "done": self.trial.finished,
+        }
+
+    def _finish(self) -> None:
+        """Before Ray hears that the trial is over, the ledger has all of it: a kill between finds it complete."""
+        if self.trial.state == metrics.DIVERGED:
+            self.run.finish(metrics.DIVERGED, reason=self.trial.reason)
+            return
+        files = self.trial.export(self.trial.folder)
+        final = {k: v for k, v in self.trial.history[-1].items() if k != "epoch"}
+        protocol = self.trial.card()["protocol"]
+        self.run.finish(metrics.COMPLETE, scores=final, files=files, tags={metrics.TAG_PROTOCOL: protocol})
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Ray asks for one when it pauses a trial; what matters is in the trial's own folder already."""
+        (Path(checkpoint_dir) / _RAY_CHECKPOINT).write_text(json.dumps({"epoch": self.trial.epoch}))
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing to do: :meth:`setup` continued from the trial's own folder."""

@@ -1,0 +1,162 @@
+"""The front: definition against brute force, hypervolumes in closed form, and the command on real ledgers."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_studies import MakeStudy, scored
+from pyarrow import parquet
+
+from analysis.load import load_study
+from analysis.pareto import front_mask, hypervolume, main, nondominated
+from study import metrics
+from study.errors import EXIT_BAD_INPUT, run_command
+from study.metrics import ACCURACY, ALIGNMENT, FAITHFULNESS, LOSS, PARAMETERS, SCORE
+
+TWO = (ACCURACY, FAITHFULNESS)
+OBJECTIVES = (ACCURACY, LOSS, ALIGNMENT)
+
+
+@given(
+    st.integers(1, 3).flatmap(
+        lambda k: st.lists(st.lists(st.integers(-3, 3), min_size=k, max_size=k), min_size=1, max_size=25)
+    )
+)
+@settings(max_examples=150, deadline=None)
+def test_the_front_is_what_nothing_dominates(points: list[list[int]]) -> None:
+    objectives = OBJECTIVES[: len(points[0])]
+    values = np.array(points, float)
+    better = values * [1 if m.direction == "maximize" else -1 for m in objectives]
+    expected = [
+        not any((other >= own).all() and (other > own).any() for other in better)  # equal points do not dominate
+        for own in better
+    ]
+    assert nondominated(values, objectives).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("points", "objectives", "volume"),
+    [
+        ([[2, 3]], TWO, 6),
+        ([[1, 3], [2, 2], [3, 1]], TWO, 6),
+        ([[1, 3], [2, 2], [3, 1], [2, 2], [1, 1]], TWO, 6),
+        ([[80, -3], [-1, 5], [0, 9]], TWO, 0),
+        ([[2, 3], [80, -3]], TWO, 6),
+        ([], TWO, 0),
+        ([[4], [7]], (SCORE,), 7),
+        ([[7], [4]], (LOSS,), 6),
+        ([[12]], (LOSS,), 0),
+        ([[50, 9], [25, 5]], (ACCURACY, LOSS), 25 * 5 + 25 * 1),
+        ([[2, 3, 4]], (ACCURACY, FAITHFULNESS, ALIGNMENT), 24),
+        ([[50, 1e8 - 10]], (ACCURACY, PARAMETERS), 500),
+    ],
+)
+def test_hypervolumes_known_in_closed_form(points: list, objectives: tuple, volume: float) -> None:
+    values = np.array(points, float).reshape(-1, len(objectives))
+    assert hypervolume(values, objectives) == pytest.approx(volume)
+
+
+def test_only_complete_trials_with_finite_objectives_are_on_the_front(make_study: MakeStudy) -> None:
+    rows = [
+        (metrics.COMPLETE, {}, scored(50, 5), []),
+        (metrics.COMPLETE, {}, scored(50, 5), []),
+        (metrics.COMPLETE, {}, scored(40, 4), []),
+        (metrics.COMPLETE, {}, scored(90, math.nan), []),
+        (metrics.COMPLETE, {}, {"val/accuracy": 95.0}, []),
+        (metrics.STOPPED, {}, scored(99, 9), []),
+        (metrics.DIVERGED, {}, scored(99, 9), []),
+        (metrics.FAILED, {}, scored(99, math.inf), []),
+        (metrics.RUNNING, {}, scored(99, 9), []),
+    ]
+    study = load_study(make_study(rows))
+    assert front_mask(study).tolist() == [True, True] + [False] * 7
+    assert study.counts() == {"running": 1, "complete": 5, "stopped": 1, "diverged": 1, "failed": 1}
+    assert study.column("reason")[5:8] == ["because"] * 3
+
+
+def test_a_minimised_objective_is_minimised(make_study: MakeStudy) -> None:
+    rows = [
+        (metrics.COMPLETE, {}, {"val/accuracy": 50, "val/loss": 2.0}, []),
+        (metrics.COMPLETE, {}, {"val/accuracy": 50, "val/loss": 1.0}, []),
+        (metrics.COMPLETE, {}, {"val/accuracy": 60, "val/loss": 3.0}, []),
+    ]
+    study = load_study(make_study(rows, objectives={"accuracy": "maximize", "loss": "minimize"}))
+    assert front_mask(study).tolist() == [False, True, True]
+
+
+def test_one_scalarized_objective_has_its_best_trial_as_front(make_study: MakeStudy) -> None:
+    rows = [(metrics.COMPLETE, {}, {"val/accuracy": a, "val/loss": b}, []) for a, b in ((50, 1), (60, 20), (55, 2))]
+    both = {"accuracy": "maximize", "loss": "minimize"}
+    study = load_study(make_study(rows, objectives=both, scalarize={"accuracy": 1.0, "loss": 2.0}))
+    assert study.column("score") == [48, 20, 51]
+    assert front_mask(study).tolist() == [False, False, True]
+
+
+@pytest.mark.slow
+def test_the_command_prints_and_writes_the_front(
+    make_study: MakeStudy, storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        (metrics.COMPLETE, {"reg_weight": 0.0, "reg_error": None, "lr": 0.1}, scored(60, 2), []),
+        (metrics.COMPLETE, {"reg_weight": 0.21, "reg_error": "cosine", "lr": 0.1}, scored(55, 6), []),
+        (metrics.STOPPED, {"reg_weight": 5.0, "reg_error": "mse", "lr": 0.1}, scored(10, -2), []),
+    ]
+    make_study(rows)
+    assert main(["demo", "--storage", str(storage), "--json"]) == 0
+    printed = capsys.readouterr()
+    last = json.loads(printed.out.splitlines()[-1])
+    assert [row["trial"] for row in last["front"]] == [0, 1]
+    assert last["front"][1]["reg_weight"] == 0.21
+    assert (last["trials"], last["hypervolume"]) == (3, 60 * 2 + 55 * 4)
+    assert "front (2 of 3 trials)" in printed.out
+    assert "2 complete, 1 stopped" in printed.out
+    assert f"next     python -m analysis.export demo --out exported --storage {storage}" in printed.err
+    table = parquet.read_table(storage / "demo" / "analysis" / "trials.parquet")
+    assert table["front"].to_pylist() == [True, True, False]
+    assert table["reg_error"].to_pylist() == [None, "cosine", "mse"]
+    assert (storage / "demo" / "analysis" / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_front_of_one_says_so(make_study: MakeStudy, storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_study([(metrics.COMPLETE, {}, scored(60, 2), []), (metrics.COMPLETE, {}, scored(50, 1), [])])
+    assert main(["demo", "--storage", str(storage), "--out", str(storage / "there")]) == 0
+    assert "single point" in capsys.readouterr().out
+    assert (storage / "there" / "front.png").exists()
+
+
+@pytest.mark.parametrize("rows", [[], [(metrics.FAILED, {"lr": 0.1}, {}, [])]])
+def test_a_study_without_complete_trials_is_no_error(
+    rows: list, make_study: MakeStudy, storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_study(rows)
+    assert main(["demo", "--storage", str(storage), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out.splitlines()[-1]) == {"front": [], "trials": len(rows), "hypervolume": 0.0}
+    assert "no trial is complete" in printed.out
+    assert not (storage / "demo" / "analysis" / "front.png").exists()
+
+
+def test_an_unknown_study_is_one_line(make_study: MakeStudy, storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_study([])
+    assert run_command(main, ["demi", "--storage", str(storage)]) == EXIT_BAD_INPUT
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "there are demo" in error
+
+
+@pytest.mark.parametrize("module", ["pareto", "twins", "export"])
+def test_help_imports_nothing_heavy(module: str) -> None:
+    code = (
+        f"import sys, analysis.{module} as m; m.parser().format_help(); "
+        "sys.exit(' '.join(x for x in ('torch', 'mlflow', 'matplotlib', 'ray', 'optuna') if x in sys.modules))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert ended.stderr.strip() == ""

@@ -1,0 +1,125 @@
+"""Twins: who is whose, the score recomputed per image, and intervals that mean what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_studies import MakeStudy, scored, write_per_image
+
+from analysis.load import load_study
+from analysis.pareto import front_mask, main
+from analysis.twins import Difference, Pair, bootstrap_means, compare, find_twins, image_scores, over_pairs
+from study import metrics
+from study.errors import InputError
+
+N = 60
+
+
+def params(weight: float, **more: object) -> dict[str, object]:
+    return {"reg_weight": weight, "reg_error": "cosine" if weight else None, "lr": 0.1, **more}
+
+
+def test_a_twin_differs_in_lambda_alone(make_study: MakeStudy) -> None:
+    rows = [
+        (metrics.COMPLETE, params(0.5), scored(50, 9), []),
+        (metrics.COMPLETE, params(0.0, lr=0.2), scored(1, 1), []),
+        (metrics.STOPPED, params(0.0), scored(1, 1), []),
+        (metrics.COMPLETE, params(0.0, data={"source": "/elsewhere"}), scored(1, 1), []),
+        (metrics.COMPLETE, params(0.0), scored(1, 1), []),
+        (metrics.COMPLETE, params(0.3, network="small"), scored(60, 8), []),
+        (metrics.COMPLETE, params(0.0), scored(70, 1), []),
+        (metrics.COMPLETE, params(0.4), scored(2, 2), []),
+    ]
+    study = load_study(make_study(rows))
+    assert find_twins(study, front_mask(study)) == [Pair(0, 3), Pair(5, None)]
+
+
+def test_the_objective_of_an_image_by_hand(tmp_path: Path) -> None:
+    one = {"average_drop": [40.0], "average_increase": [20.0], "average_gain": [10.0], "insertion": [60.0]}
+    one["deletion"] = [30.0]  # (60 + 20 + 10 + 60 + 70) / 5 = 44
+    two = {**one, "average_drop": [0.0]}  # 52
+    rand = {"average_drop": [50.0], "insertion": [30.0], "deletion": [30.0]}  # (50 + 0 + 0 + 30 + 70) / 5 = 30
+    table = write_per_image(tmp_path / "t.parquet", [1], {"a": one, "b": two, "c": one, "random": rand})
+    scores = image_scores(table)
+    assert scores["faithfulness"] == pytest.approx([(44 + 52) / 2 - 30])  # c is a's map again and counts once
+    assert scores["average_drop"] == pytest.approx([20.0])
+    assert scores["accuracy"] == [100.0]
+
+
+def test_missing_columns_are_named() -> None:
+    with pytest.raises(InputError, match="lacks the columns"):
+        image_scores({"label": np.zeros(1), "correct": np.zeros(1), "a/insertion": np.zeros(1)})
+
+
+def test_verdicts_follow_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    label = np.arange(400.0)
+    noise = rng.normal(size=400)
+    plain = {"label": label, "up": noise, "down": noise, "same": noise}
+    other = {
+        "label": label,
+        "up": noise + 1 + 0.1 * rng.normal(size=400),
+        "down": noise - 1,
+        "same": noise + rng.normal(size=400),
+    }
+    differences = compare(other, plain)
+    assert {k: d.verdict for k, d in differences.items()} == {"up": "higher", "down": "lower", "same": "cannot tell"}
+    assert differences["down"].mean == pytest.approx(-1)
+    with pytest.raises(InputError, match="different images"):
+        compare(other, {**plain, "label": label + 1})
+
+
+def test_bootstrap_spread_is_the_standard_error() -> None:
+    values = np.random.default_rng(1).normal(size=(500, 2)) * [1.0, 3.0]
+    spread = bootstrap_means(values).std(axis=0)
+    assert spread == pytest.approx(values.std(axis=0) / np.sqrt(500), rel=0.05)
+    assert (bootstrap_means(values, 10) == bootstrap_means(values, 10)).all()
+
+
+@pytest.mark.slow
+def test_the_interval_over_pairs_is_students() -> None:
+    d = over_pairs([1.0, 2.0, 3.0])
+    assert (d.mean, d.high - d.mean) == (2.0, pytest.approx(4.302652729749 / np.sqrt(3)))
+    assert Difference(0, -1, 1).verdict == "cannot tell"
+
+
+@pytest.mark.slow
+def test_pareto_reports_pairs_from_the_ledgers_artifacts(
+    make_study: MakeStudy, storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    correct, insertion = rng.random(N) < 0.6, rng.uniform(20, 60, N)
+    rows = []
+    for i, (weight, gain, accuracy, lr) in enumerate(
+        ((0.5, 10, 60, 0.1), (0.0, 0, 50, 0.1), (0.2, 5, 65, 0.3), (0.0, 0, 50, 0.3))
+    ):
+        file = tmp_path / str(i) / metrics.PER_IMAGE_FILE
+        shifted = insertion + gain + rng.normal(size=N)
+        write_per_image(file, correct, {"grad_cam": {"insertion": shifted}, "random": {"insertion": insertion}})
+        faithfulness = float((shifted - insertion).mean() / 5)
+        rows.append((metrics.COMPLETE, params(weight, lr=lr), scored(accuracy, faithfulness), [file]))
+    make_study(rows)
+    assert main(["demo", "--storage", str(storage)]) == 0
+    out = capsys.readouterr().out
+    assert "twins: 2 of 2 front networks" in out
+    assert "trial 0 (λ 0.5) against trial 1 (λ 0), 60 images" in out
+    assert "not the randomness of training (seeds)" in out
+    assert "mean over 2 pairs; 95 % t-interval over pairs" in out
+    faithfulness = [line for line in out.splitlines() if line.strip().startswith("faithfulness (pp")]
+    assert [line.split("]")[1].strip() for line in faithfulness[:2]] == ["higher", "higher"]
+    accuracy = next(line for line in out.splitlines() if line.strip().startswith("accuracy (%"))
+    assert accuracy.endswith("cannot tell")
+
+
+def test_scores_that_the_ledger_contradicts_are_not_compared(
+    make_study: MakeStudy, storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / metrics.PER_IMAGE_FILE
+    write_per_image(file, [1, 0], {"grad_cam": {}, "random": {}})
+    make_study([(metrics.COMPLETE, params(w), scored(50 + w, 5), [file]) for w in (0.5, 0.0)])
+    assert main(["demo", "--storage", str(storage)]) == 0
+    assert "not comparable: trial 0: its per-image scores give faithfulness 0.000, the ledger says 5.000" in (
+        capsys.readouterr().out
+    )

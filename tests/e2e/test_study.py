@@ -1,0 +1,176 @@
+"""A whole study through the commands of the README: run, kill, continue, front, export. Everything is real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+
+from study import metrics
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+
+SPEC = """
+objectives: {accuracy: maximize, faithfulness: maximize}
+space:
+  network: {choice: [tiny]}
+  lr: {float: [0.02, 0.5], log: true}
+  reg_weight: {float: [1.0e-3, 10], log: true, zero: true}
+  reg_error: {choice: [cosine, mse], when: reg_weight > 0}
+fixed: {batch_size: 64, warmup_epochs: 0.5}
+fidelity: {max_epochs: 4}
+data: {source: shapes, train_images: 600, validation_images: 100}
+evaluation: {images: 50}
+budget: {trials: 6}
+"""
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "STUDY_CACHE": str(folder / "cache")}
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=folder, env=environment(folder), capture_output=True, text=True,
+        timeout=400, check=False,
+    )  # fmt: skip
+
+
+def optuna_states(folder: Path) -> dict[int, str]:
+    """Read without Optuna, so that a half-made database is no obstacle."""
+    try:
+        with sqlite3.connect(f"file:{folder}/results/k/optuna.db?mode=ro", uri=True, timeout=5) as db:
+            return dict(db.execute("select number, state from trials").fetchall())
+    except sqlite3.Error:
+        return {}
+
+
+def ledger_runs(folder: Path) -> dict[str, object]:
+    client = MlflowClient(f"sqlite:///{folder / 'results' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("k")
+    assert experiment is not None
+    runs = [r for r in client.search_runs([experiment.experiment_id]) if r.data.tags[metrics.TAG_ROLE] == "trial"]
+    by_key = {r.data.tags[metrics.TAG_KEY]: r for r in runs}
+    assert len(by_key) == len(runs), "one run per trial"
+    return dict(by_key)
+
+
+@pytest.fixture(scope="module")
+def killed_study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """Start a study, kill -9 its driver after two trials are over, and type the same command again."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "k.yaml").write_text(SPEC)
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "study.run", "k.yaml"], cwd=folder, env=environment(folder),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 240
+    while sum(state == "COMPLETE" for state in optuna_states(folder).values()) < 2:
+        assert driver.poll() is None, "the study ended before it could be killed"
+        assert time.monotonic() < deadline, optuna_states(folder)
+        time.sleep(0.1)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    before = optuna_states(folder)
+    ended = {k: r.info.end_time for k, r in ledger_runs(folder).items() if r.info.status == "FINISHED"}  # type: ignore[attr-defined]
+    again = run(folder, "study.run", "k.yaml")
+    return {"folder": folder, "before": before, "ended": ended, "again": again}
+
+
+def test_the_same_command_continues(killed_study: dict[str, object]) -> None:
+    again = killed_study["again"]
+    assert isinstance(again, subprocess.CompletedProcess)
+    assert again.returncode == 0, again.stderr
+    before = killed_study["before"]
+    assert isinstance(before, dict)
+    assert "RUNNING" in before.values(), "the kill came between two trials: it tests nothing"
+    assert "were interrupted and go on" in again.stdout
+    assert "next     python -m analysis.pareto k" in again.stderr
+
+
+def test_no_trial_is_lost_or_doubled(killed_study: dict[str, object]) -> None:
+    folder, before = killed_study["folder"], killed_study["before"]
+    assert isinstance(folder, Path) and isinstance(before, dict)
+    trials = optuna.load_study(study_name="k", storage=f"sqlite:///{folder}/results/k/optuna.db").trials
+    assert [t.state.name for t in trials] == ["COMPLETE"] * 6
+    runs = ledger_runs(folder)
+    assert sorted(runs) == [f"k/{n}/0" for n in range(6)]
+    for key, end in killed_study["ended"].items():  # type: ignore[attr-defined]
+        assert runs[key].info.end_time == end, f"{key} was finished and has been run again"  # type: ignore[attr-defined]
+    client = MlflowClient(f"sqlite:///{folder / 'results' / 'mlflow.db'}")
+    for trial, run_ in zip(trials, (runs[f"k/{n}/0"] for n in range(6)), strict=True):
+        assert run_.data.tags[metrics.TAG_STATE] == metrics.COMPLETE  # type: ignore[attr-defined]
+        history = client.get_metric_history(run_.info.run_id, metrics.TRAIN_LOSS)  # type: ignore[attr-defined]
+        assert [m.step for m in history] == [1, 2, 3, 4]
+        final = run_.data.metrics  # type: ignore[attr-defined]
+        assert trial.values == [final[metrics.ACCURACY.ledger_name], final[metrics.FAITHFULNESS.ledger_name]]
+
+
+def test_finished_means_finished(killed_study: dict[str, object]) -> None:
+    folder = killed_study["folder"]
+    assert isinstance(folder, Path)
+    third = run(folder, "study.run", "k.yaml")
+    assert third.returncode == 0 and "continuing: 6 trials are finished" in third.stdout
+    assert len(optuna_states(folder)) == 6
+
+
+def test_another_specification_under_the_same_name_is_refused(killed_study: dict[str, object]) -> None:
+    folder = killed_study["folder"]
+    assert isinstance(folder, Path)
+    (folder / "other.yaml").write_text(SPEC.replace("[0.02, 0.5]", "[0.02, 0.9]"))
+    result = run(folder, "study.run", "other.yaml", "--name", "k")
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "space.lr.float" in result.stderr and "--name" in result.stderr
+
+
+def test_pareto_and_export(killed_study: dict[str, object]) -> None:
+    folder = killed_study["folder"]
+    assert isinstance(folder, Path)
+    pareto = run(folder, "analysis.pareto", "k", "--json")
+    assert pareto.returncode == 0, pareto.stderr
+    front = json.loads(pareto.stdout.strip().splitlines()[-1])
+    assert front["trials"] == 6 and front["front"] and front["hypervolume"] >= 0
+    export = run(folder, "analysis.export", "k", "--out", "shipped")
+    assert export.returncode == 0, export.stderr
+    folders = sorted((folder / "shipped").glob("trial-*"))
+    assert len(folders) == len(front["front"])
+    for shipped in folders:
+        assert (shipped / metrics.MODEL_FILE).stat().st_size > 0
+        card = json.loads((shipped / metrics.MODEL_CONFIG_FILE).read_text())
+        assert card["data_fingerprint"] and card["protocol"].startswith("paper/")
+    unknown = run(folder, "analysis.pareto", "nonsense")
+    assert unknown.returncode == 2 and len(unknown.stderr.strip().splitlines()) == 1
+
+
+def test_train_alone_continues_after_a_kill(tmp_path: Path) -> None:
+    arguments = ["study.train", "--network", "tiny", "--reg-weight", "0.1", "--epochs", "3", "--train-images", "400",
+                 "--validation-images", "100", "--evaluation-images", "50"]  # fmt: skip
+    whole = run(tmp_path, *arguments, "--out", "whole")
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen(
+        [sys.executable, "-m", *arguments, "--out", "killed"], cwd=tmp_path, env=environment(tmp_path),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    checkpoint = tmp_path / "killed" / metrics.CHECKPOINT_FILE
+    while not checkpoint.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    again = run(tmp_path, *arguments, "--out", "killed")
+    assert again.returncode == 0 and "continuing after epoch" in again.stderr
+    weights = [(tmp_path / name / metrics.MODEL_FILE).read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1], "resumed differs from uninterrupted"
+    other = run(tmp_path, *arguments, "--lr", "0.3", "--out", "killed")
+    assert other.returncode == 2 and "lr" in other.stderr

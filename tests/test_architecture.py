@@ -1,0 +1,132 @@
+"""The layout's rules: imports run one way, one door to each outside world, nothing of one machine in the text."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+#: Room -> rooms it may import (beside itself and EVERYBODY). Function-local imports count as well.
+EVERYBODY = {"study", "study.config", "study.errors", "study.metrics", "study.spec", "study.space"}
+ALLOWED: dict[str, set[str]] = {
+    **{room: set() for room in EVERYBODY},
+    "study.storage": set(),
+    "study.records": set(),
+    "study.tracking": set(),
+    "study.ledger": {"study.records", "study.tracking"},
+    "study.data": set(),
+    "study.networks": set(),
+    "study.saliency": {"study.networks"},
+    "study.faithfulness": {"study.saliency", "study.networks"},
+    "study.training": {"study.networks", "study.data"},
+    "study.trial": {"study.training", "study.faithfulness", "study.networks", "study.data", "study.storage"},
+    "study.train": {"study.trial", "study.storage"},
+    "study.plan": {"study.trial", "study.training", "study.faithfulness", "study.networks"},
+    "study.tuning": {"study.trial", "study.ledger", "study.storage"},
+    "study.run": {"study.plan", "study.tuning", "study.ledger", "study.data", "study.storage"},
+    "analysis": set(),
+    "analysis.load": {"study.storage", "study.ledger", "study.records", "study.tracking"},
+    "analysis.figure": {"analysis.load"},
+    "analysis.pareto": {
+        "analysis.load", "analysis.figure", "analysis.twins", "study.ledger", "study.records", "study.storage",
+    },
+    "analysis.twins": {"analysis.load", "analysis.pareto", "study.ledger", "study.records"},
+    "analysis.export": {
+        "analysis.load", "analysis.pareto", "study.ledger", "study.records", "study.networks", "study.data",
+        "study.faithfulness", "study.training", "study.storage",
+    },
+}  # fmt: skip
+
+#: Outside world -> the files that may import it.
+DOORS: dict[str, tuple[str, ...]] = {
+    "ray": ("study/tuning/", "study/run.py"),
+    "optuna": ("study/tuning/searcher.py", "analysis/importance.py"),
+    "mlflow": ("study/ledger.py", "analysis/export.py"),
+}
+#: Imported before a command's arguments are known to be good: nothing heavy at the top.
+LIGHT = ("study/config.py", "study/errors.py", "study/metrics.py", "study/space.py", "study/spec.py", "study/run.py",
+         "study/train.py", "study/storage.py", "study/networks/__init__.py")  # fmt: skip
+HEAVY = {"torch", "torchvision", "ray", "mlflow", "optuna", "matplotlib", "pyarrow", "numpy"}
+FORBIDDEN_FILES = {"utils.py", "helpers.py", "common.py"}
+
+
+def room_of(module: str) -> str:
+    """``study.data.cache`` -> ``study.data``: a folder is one room."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if len(parts) > 1 else parts[0]
+
+
+def imports(source: str) -> list[str]:
+    """Every absolute module name imported anywhere in a file, also inside functions."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found += [f"{node.module}.{alias.name}" if node.module == "study" else node.module for alias in node.names]
+    return found
+
+
+def violations(path: str, source: str) -> list[str]:
+    """What a file at ``path`` (relative, with slashes) does against the rules."""
+    module = path.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+    room = room_of(module)
+    wrong = []
+    for name in imports(source):
+        top = name.split(".")[0]
+        if top in DOORS and not path.startswith(DOORS[top]):
+            wrong.append(f"{path} imports {name}: only {', '.join(DOORS[top])} may")
+        target = room_of(name)
+        if (
+            top in ("study", "analysis")
+            and target not in ALLOWED[room] | EVERYBODY | {room}
+            and name != "study.__version__"
+        ):
+            wrong.append(f"{path} imports {name}: {room} may import {', '.join(sorted(ALLOWED[room])) or 'no room'}")
+    return wrong
+
+
+def sources() -> list[Path]:
+    return [p for top in ("study", "analysis") for p in sorted((ROOT / top).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("file", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(file: Path) -> None:
+    assert violations(file.relative_to(ROOT).as_posix(), file.read_text()) == []
+
+
+def test_the_checker_catches_what_it_should() -> None:
+    assert violations("study/trial.py", "import ray")
+    assert violations("study/trial.py", "def f():\n    from mlflow import MlflowClient")
+    assert violations("study/training/loop.py", "from study.tuning.searcher import StudySearcher")
+    assert violations("study/ledger.py", "from analysis.load import load")
+    assert violations("analysis/load.py", "from study.networks import build")
+    assert not violations("study/training/loop.py", "from study.networks.guided import guided\nimport torch")
+
+
+@pytest.mark.parametrize("path", LIGHT)
+def test_light_modules_import_nothing_heavy_at_the_top(path: str) -> None:
+    top = [node for node in ast.parse((ROOT / path).read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = {name.split(".")[0] for node in top for name in imports(ast.unparse(node))}
+    assert not names & HEAVY
+
+
+def test_no_rooms_without_a_purpose() -> None:
+    assert not [p for p in sources() if p.name in FORBIDDEN_FILES]
+    assert not [p.name for p in sources() if len(p.read_text().splitlines()) > 380]
+
+
+def test_text_names_no_machine_and_no_registry() -> None:
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True,
+                           check=True).stdout.split()  # fmt: skip
+    pattern = re.compile("py" + r"pi\.org|python" + r"hosted|npm" + r"js|(?<![\w.])/wo" + r"rk/|/ro" + "ot/")
+    for name in files:
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".yaml", ".toml", ".txt", ""} and path.is_file():
+            found = pattern.search(path.read_text(errors="replace"))
+            assert found is None, f"{name}: {found.group() if found else ''}"

@@ -1,0 +1,51 @@
+"""Joining a cluster: what fits, and what is refused before Ray would try for minutes."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+
+from study.errors import InputError
+from study.spec import Resources
+from study.tuning.progress import clock, describe
+from study.tuning.session import concurrency, probe
+
+
+def test_how_many_trials_fit() -> None:
+    assert concurrency(Resources(cpus=1), {"CPU": 2.0}) == 2
+    assert concurrency(Resources(cpus=4, gpus=0.5), {"CPU": 64.0, "GPU": 4.0}) == 8
+    assert concurrency(Resources(cpus=4, gpus=0.5), {"CPU": 8.0, "GPU": 4.0}) == 2
+    assert concurrency(Resources(cpus=0.1, gpus=0.1), {"CPU": 10.0, "GPU": 1.0}) == 10
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        (Resources(gpus=8), "8 GPUs and the cluster has 4"),
+        (Resources(cpus=100), "100 CPUs and the cluster has 64"),
+    ],
+)
+def test_more_than_the_cluster_has_is_refused(resources: Resources, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        concurrency(resources, {"CPU": 64.0, "GPU": 4.0})
+
+
+def test_silent_address_is_refused_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, and not listening
+        start = time.monotonic()
+        with pytest.raises(InputError, match="no Ray cluster answers"):
+            probe(f"127.0.0.1:{taken.getsockname()[1]}")
+        assert time.monotonic() - start < 6
+    with pytest.raises(InputError, match="HOST:PORT"):
+        probe("nonsense")
+    probe("auto")
+
+
+def test_what_the_table_says() -> None:
+    assert clock(75) == "1:15" and clock(3675) == "1:01:15" and clock(-1) == "0:00"
+    trial = {"network": "tiny", "reg_weight": 0.0075, "reg_error": "cosine", "lr": 0.1}
+    assert describe(trial) == "tiny  λ 0.0075 cosine  lr 0.1"
+    assert describe({**trial, "reg_weight": 0.0, "reg_error": None}) == "tiny  λ 0  lr 0.1"
