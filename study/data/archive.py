@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from study.data.arrays import SIDE, Arrays, check_labels
 from study.data.parquet import N_COARSE, N_FINE
@@ -43,10 +44,12 @@ def read(folder: Path, split: str, tick: Callable[[int], None]) -> Arrays:
     content = _load(file)
     try:
         data = np.asarray(content[b"data"], dtype=np.uint8)
-        fine = np.asarray(content[b"fine_labels"], dtype=np.int64)
-        coarse = np.asarray(content[b"coarse_labels"], dtype=np.int64)
-    except (KeyError, TypeError, ValueError) as error:
+        fine = _labels(content, b"fine_labels")
+        coarse = _labels(content, b"coarse_labels")
+    except KeyError as error:
         raise InputError(f"{file}: lacks {error}; fetch the archive again") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{file}: is not CIFAR-100's ({error}); fetch the archive again") from None
     if data.ndim != 2 or data.shape[1] != 3 * SIDE * SIDE or not len(data) == len(fine) == len(coarse) > 0:
         raise InputError(
             f"{file}: holds {data.shape} bytes for {len(fine)} labels; {SIDE}×{SIDE} colour images are needed"
@@ -63,8 +66,15 @@ def class_names(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return tuple(n.decode() for n in content[b"fine_label_names"]), tuple(
             n.decode() for n in content[b"coarse_label_names"]
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise InputError(f"{folder / 'meta'}: lacks {error}; fetch the archive again") from None
+
+
+def _labels(content: dict[bytes, Any], key: bytes) -> NDArray[np.int64]:
+    labels = np.asarray(content[key])
+    if labels.ndim != 1 or (len(labels) and labels.dtype.kind not in "iu"):
+        raise ValueError(f"{key.decode()} is not a list of integers")
+    return labels.astype(np.int64)
 
 
 def _load(file: Path) -> dict[bytes, Any]:

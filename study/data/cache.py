@@ -67,12 +67,16 @@ def _write(part: Path, arrays: Arrays) -> None:
 
 
 def _replace(part: Path, entry: Path) -> None:
-    try:
-        part.rename(entry)
-    except OSError:  # there already: whole, by another process, or damaged
-        if _open(entry) is None:
-            shutil.rmtree(entry, ignore_errors=True)
+    for last in (False, False, True):
+        try:
             part.rename(entry)
+            return
+        except OSError:  # there already: whole, by another process (perhaps since the last look), or damaged
+            if _open(entry) is not None:
+                return
+            if last:
+                raise
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _open(entry: Path) -> Arrays | None:
@@ -84,7 +88,7 @@ def _open(entry: Path) -> Arrays | None:
                 return None
         loaded = {name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in sizes}
         return Arrays(**{"coarse": None, **loaded})
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 

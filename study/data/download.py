@@ -33,7 +33,7 @@ def cifar100(cache_folder: Path, progress: bool) -> Path:
             CIFAR100(str(root), download=True)
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"data cifar100: cannot be fetched ({str(error).splitlines()[0]}); "
+            f"data cifar100: cannot be fetched ({(str(error) or type(error).__name__).splitlines()[0]}); "
             "give a folder of its Parquet or cifar-100-python files with --data"
         ) from None
     finally:

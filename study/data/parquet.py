@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pyarrow import parquet
 
 from study.data.arrays import SIDE, Arrays, check_labels
@@ -46,10 +46,13 @@ def read(files: Sequence[Path], tick: Callable[[int], None]) -> Arrays:
                 "and img, fine_label, coarse_label are needed"
             )
         for column, n, into in (("fine_label", N_FINE, fine), ("coarse_label", N_COARSE, coarse)):
-            try:
-                labels = np.asarray(table[column].to_numpy(), dtype=np.int64)
-            except (ValueError, TypeError, pa.ArrowException) as error:
-                raise InputError(f"{file}: {column} is not a column of integers ({error})") from None
+            values = table[column]
+            if not pa.types.is_integer(values.type) or values.null_count:  # to_numpy would round or garble them
+                nulls = f" with {values.null_count} nulls" if values.null_count else ""
+                raise InputError(
+                    f"{file}: {column} is not a column of integers (it is {values.type}{nulls}); fetch the file again"
+                )
+            labels = values.to_numpy().astype(np.int64)
             check_labels(labels, n, str(file), column)
             into.append(labels)
         images.append(_decode(file, table["img"], tick))
@@ -72,7 +75,7 @@ def _table(file: Path) -> pa.Table:
     try:
         return parquet.read_table(file)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{file}: is truncated or not Parquet ({reason}); fetch it again") from None
 
 
@@ -80,11 +83,16 @@ def _decode(file: Path, column: Any, tick: Callable[[int], None]) -> NDArray[np.
     images = np.empty((len(column), 3, SIDE, SIDE), np.uint8)
     for row, value in enumerate(column.to_pylist()):
         data: Any = value.get("bytes") if isinstance(value, dict) else value
+        if not data:
+            raise InputError(f"{file}: row {row}: the image cannot be decoded (it is empty); fetch the file again")
         try:
             image = Image.open(io.BytesIO(data))
             image.load()
         except Exception as error:
-            raise InputError(f"{file}: row {row}: the image cannot be decoded ({error})") from None
+            reason = "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+            raise InputError(
+                f"{file}: row {row}: the image cannot be decoded ({reason}); fetch the file again"
+            ) from None
         if image.size != (SIDE, SIDE):
             raise InputError(
                 f"{file}: row {row}: the image is {image.size[0]}×{image.size[1]} pixels; {SIDE}×{SIDE} is needed"

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -65,22 +66,49 @@ def ledger_runs(folder: Path) -> dict[str, object]:
     return dict(by_key)
 
 
+def workers(driver: int) -> list[int]:
+    """Process ids of the trial workers that descend from ``driver``."""
+
+    def parent(pid: int) -> int:
+        try:
+            return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return 0
+
+    def is_worker(pid: int) -> bool:
+        try:
+            return b"Trainable" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return False
+
+    pids = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()]
+    return [pid for pid in pids if is_worker(pid) and driver in (parent(pid), parent(parent(pid)))]
+
+
+def wait_for(condition: Callable[[], object], driver: subprocess.Popen[bytes], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert driver.poll() is None, "the study ended before it could be disturbed"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.fixture(scope="module")
 def killed_study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """Start a study, kill -9 its driver after two trials are over, and type the same command again."""
+    """Start a study, kill -9 a worker, then the driver after two trials are over, and type the same command again."""
     folder = tmp_path_factory.mktemp("study")
     (folder / "k.yaml").write_text(SPEC)
     driver = subprocess.Popen(
         [sys.executable, "-m", "study.run", "k.yaml"], cwd=folder, env=environment(folder),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 240
-    while sum(state == "COMPLETE" for state in optuna_states(folder).values()) < 2:
-        assert driver.poll() is None, "the study ended before it could be killed"
-        assert time.monotonic() < deadline, optuna_states(folder)
-        time.sleep(0.1)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
+    try:
+        wait_for(lambda: (folder / "results/k/trials/0000/checkpoint.safetensors").exists(), driver)
+        os.kill(workers(driver.pid)[0], signal.SIGKILL)  # its trial is retried from its checkpoint
+        wait_for(lambda: sum(state == "COMPLETE" for state in optuna_states(folder).values()) >= 2, driver)
+    finally:
+        driver.kill()
+        driver.wait()
     before = optuna_states(folder)
     ended = {k: r.info.end_time for k, r in ledger_runs(folder).items() if r.info.status == "FINISHED"}  # type: ignore[attr-defined]
     again = run(folder, "study.run", "k.yaml")

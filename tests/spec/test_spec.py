@@ -43,12 +43,12 @@ BAD = {
     "unknown error function": ("[cosine, mse]", "[cosine, hinge]", ["space.reg_error", "'hinge'", "histogram"]),
     "unknown objective": ("accuracy: maximize", "acuracy: maximize", ["objectives", "'acuracy'", "accuracy"]),
     "wrong direction": ("accuracy: maximize", "accuracy: minimize", ["objectives", "worse direction"]),
-    "unknown parameter": ("batch_size: 64", "batch_sze: 64", ["fixed.batch_sze", "batch_size"]),
-    "out of range": ("batch_size: 64", "batch_size: 0", ["fixed.batch_size", "0 is out of range"]),
+    "unknown parameter": ("batch_size: 32", "batch_sze: 32", ["fixed.batch_sze", "batch_size"]),
+    "out of range": ("batch_size: 32", "batch_size: 0", ["fixed.batch_size", "0 is out of range"]),
     "unknown protocol": ("protocol: paper", "protocol: papr", ["evaluation.protocol", "'papr'", "paper"]),
     "unknown method": ("[grad_cam, ", "[gradcam, ", ["evaluation.methods", "'gradcam'", "grad_cam"]),
     "unknown data key": ("source: shapes", "sorce: shapes", ["data.sorce", "source"]),
-    "rung beyond the end": ("rungs: [4]", "rungs: [40]", ["rungs", "40", "7"]),
+    "rung beyond the end": ("rungs: [3]", "rungs: [40]", ["rungs", "40", "5"]),
     "duplicate key": ("seed: 0", "seed: 0\nseed: 1", ["spec.yaml:22", "'seed' is given twice"]),
     "not YAML": ("space:", "space: [", ["not valid YAML"]),
     "two kinds": ("{choice: [tiny, small]}", "{choice: [tiny], int: [1, 2]}", ["space.network", "exactly one"]),
@@ -77,7 +77,7 @@ def test_missing_file_and_wrong_shape(tmp_path: Path) -> None:
 
 
 def test_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
-    spec = load_spec(write(tmp_path, "batch_size: 64", "batch_size: 64, weight_decay: 1e-4"))
+    spec = load_spec(write(tmp_path, "batch_size: 32", "batch_size: 32, weight_decay: 1e-4"))
     assert spec.fixed["weight_decay"] == 1e-4
 
 
@@ -99,7 +99,7 @@ def test_fingerprint_follows_what_determines_a_result(tmp_path: Path) -> None:
         return load_spec(write(tmp_path, old, new)).fingerprint("content") != base
 
     assert changed("[0.02, 0.5]", "[0.02, 0.6]")
-    assert changed("max_epochs: 8", "max_epochs: 9")
+    assert changed("max_epochs: 6", "max_epochs: 9")
     assert changed("protocol: paper", "protocol: rise")
     assert changed("seed: 0", "seed: 1")
     assert load_spec(write(tmp_path)).fingerprint("other content") != base

@@ -1,0 +1,120 @@
+"""Small sources written by the tests, and the one way to look at a refusal."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pyarrow import parquet
+
+from study.errors import InputError
+
+Write = Callable[..., Path]
+Refused = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the test's own."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("STUDY_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def refused() -> Refused:
+    """Call ``action``; it must raise an InputError of one line that holds every one of ``parts``."""
+
+    def check(action: Callable[[], object], *parts: object) -> str:
+        with pytest.raises(InputError) as caught:
+            action()
+        message = str(caught.value)
+        assert "\n" not in message
+        assert "\r" not in message
+        for part in parts:
+            assert str(part) in message, f"{part!s} is not in: {message}"
+        return message
+
+    return check
+
+
+@pytest.fixture
+def pixels() -> NDArray[np.uint8]:
+    """(40, 3, 32, 32): noise, so that a swapped axis or channel shows."""
+    return np.random.default_rng(7).integers(0, 256, (40, 3, 32, 32), dtype=np.uint8)
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    """A (3, height, width) image as PNG."""
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def one_png(pixels: NDArray[np.uint8]) -> bytes:
+    return png(pixels[0])
+
+
+@pytest.fixture
+def write_parquet(tmp_path: Path, pixels: NDArray[np.uint8]) -> Write:
+    """Write one Parquet file in the public schema; ``change`` replaces columns, None drops one. Gives the file."""
+
+    def write(
+        name: str = "train-00000-of-00001.parquet",
+        folder: Path | None = None,
+        images: NDArray[np.uint8] = pixels,
+        names: dict[str, Sequence[str]] | None = None,
+        **change: Any,
+    ) -> Path:
+        n = len(images)
+        columns: dict[str, Any] = {
+            "img": [{"bytes": png(image), "path": None} for image in images],
+            "fine_label": [i % 4 for i in range(n)],
+            "coarse_label": [i % 2 for i in range(n)],
+        }
+        columns = {key: value for key, value in (columns | change).items() if value is not None}
+        table = pa.table(columns)
+        if names:
+            features = {key: {"names": list(value)} for key, value in names.items()}
+            table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        file = (folder or tmp_path / "set") / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(table, file)
+        return file
+
+    return write
+
+
+@pytest.fixture
+def write_archive(tmp_path: Path, pixels: NDArray[np.uint8]) -> Write:
+    """Write a ``cifar-100-python`` folder as the published one: protocol 2, bytes keys. Gives the folder."""
+
+    def write(split: str = "train", **change: Any) -> Path:
+        folder = tmp_path / "cifar-100-python"
+        folder.mkdir(exist_ok=True)
+        n = len(pixels)
+        content: dict[bytes, Any] = {
+            b"data": pixels.reshape(n, -1),
+            b"fine_labels": [i % 4 for i in range(n)],
+            b"coarse_labels": [i % 2 for i in range(n)],
+        }
+        content |= {key.encode(): value for key, value in change.items()}
+        meta = {
+            b"fine_label_names": [f"fine {i}".encode() for i in range(100)],
+            b"coarse_label_names": [f"coarse {i}".encode() for i in range(20)],
+        }
+        (folder / split).write_bytes(pickle.dumps({k: v for k, v in content.items() if v is not None}, protocol=2))
+        (folder / "meta").write_bytes(pickle.dumps(meta, protocol=2))
+        return folder
+
+    return write
