@@ -186,7 +186,7 @@ def test_nothing_left_to_train_on(write_parquet: Write, refused: Refused, pixels
 
 @pytest.mark.slow  # imports torchvision
 @pytest.mark.parametrize("error", [
-    urllib.error.URLError("no route to host"), TimeoutError(), OSError(), RuntimeError("File not found.\nOr corrupted."),
+    urllib.error.URLError("no route to host"), TimeoutError(), OSError(), RuntimeError("Not found.\nOr corrupted."),
 ], ids=repr)  # fmt: skip
 def test_cifar100_offline(monkeypatch: pytest.MonkeyPatch, refused: Refused, error: Exception) -> None:
     def unreachable(*args: object, **values: object) -> None:
