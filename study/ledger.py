@@ -114,12 +114,17 @@ class Ledger:
         if parent is None:
             parent = self._create_once(identity, f"study {self.study}", f"tags.`{metrics.TAG_ROLE}` = 'study'")
         self._parent = parent.info.run_id
+        self._client.update_run(self._parent, "RUNNING")
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
         parts = [text[i : i + _TAG_CHARACTERS] for i in range(0, len(text), _TAG_CHARACTERS)]
         _log(self._client, self._parent, tags={**tags, **{f"{TAG_SPEC}.{i:02d}": part for i, part in enumerate(parts)}})
         for stale in (t for t in parent.data.tags if t.startswith(TAG_SPEC) and int(t[-2:]) >= len(parts)):
             self._client.delete_tag(self._parent, stale)
         return str(self._parent)
+
+    def close_study(self, *, complete: bool) -> None:
+        """End the study's own run: finished, or killed where trials are left for the next session."""
+        self._client.set_terminated(self._parent_id(), "FINISHED" if complete else "KILLED")
 
     def open_trial(self, trial: int, seed: int, params: Mapping[str, Any], tags: Mapping[str, str]) -> TrialRun:
         """The run of this trial and seed: found again and set back to RUNNING, else created under the parent.

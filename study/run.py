@@ -212,6 +212,7 @@ def _on_cluster(args: argparse.Namespace, spec: StudySpec, name: str, storage: S
         if args.twins and left == 0 and searcher.enqueue_twins():
             run_trials(spec, searcher, **session)
             left = searcher.remaining()
+        ledger.close_study(complete=left == 0)
         return _conclude(args, spec, name, storage, searcher, left)
 
 

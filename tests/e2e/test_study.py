@@ -60,7 +60,9 @@ def ledger_runs(folder: Path) -> dict[str, object]:
     client = MlflowClient(f"sqlite:///{folder / 'results' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("k")
     assert experiment is not None
-    runs = [r for r in client.search_runs([experiment.experiment_id]) if r.data.tags[metrics.TAG_ROLE] == "trial"]
+    everything = client.search_runs([experiment.experiment_id])
+    assert len([r for r in everything if r.data.tags[metrics.TAG_ROLE] == "study"]) == 1
+    runs = [r for r in everything if r.data.tags[metrics.TAG_ROLE] == "trial"]
     by_key = {r.data.tags[metrics.TAG_KEY]: r for r in runs}
     assert len(by_key) == len(runs), "one run per trial"
     return dict(by_key)

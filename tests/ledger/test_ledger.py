@@ -288,3 +288,16 @@ def test_a_killed_worker_is_continued_in_the_same_run(ledger: Ledger, tracking_u
     assert run.run_id == left.run_id
     run.sync([report(e) for e in range(1, 6)])
     assert ledger.history(run.run_id, "val/accuracy") == [(e, 10.0 * e) for e in range(1, 6)]
+
+
+def test_the_studys_own_run_ends_and_starts_again(ledger: Ledger) -> None:
+    def status() -> str:
+        return ledger._client.get_run(ledger.record().run_id).info.status
+
+    assert status() == "RUNNING"
+    ledger.close_study(complete=False)
+    assert status() == "KILLED"
+    ledger.open_study(fingerprint="f" * 64, spec={}, tags={}, artifact_location=None)
+    assert status() == "RUNNING"
+    ledger.close_study(complete=True)
+    assert status() == "FINISHED"
