@@ -6,6 +6,7 @@ Errors are one line: file, line, key, the bad value and what is allowed.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -204,8 +205,11 @@ class StudySpec(Strict):
         data = {k: v for k, v in dataclasses.asdict(self.data_config).items() if k != "source"}
         evaluation = dataclasses.asdict(EvaluationConfig(**self.evaluation))
         del evaluation["batch_size"]  # changes the speed, not the scores
-        dump = self.model_dump(mode="json", include={"objectives", "scalarize", "space", "fixed", "fidelity", "seed"})
-        return {**dump, "data": {**data, "content": data_fingerprint}, "evaluation": evaluation}
+        dump = self.model_dump(
+            mode="json", by_alias=True, include={"objectives", "scalarize", "space", "fixed", "fidelity", "seed"}
+        )
+        whole = {**dump, "data": {**data, "content": data_fingerprint}, "evaluation": evaluation}
+        return json.loads(json.dumps(whole))  # as it is read back from a file: lists, no tuples
 
     def fingerprint(self, data_fingerprint: str) -> str:
         """SHA-256 (hex) of :meth:`identity`."""

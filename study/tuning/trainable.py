@@ -28,11 +28,13 @@ class StudyTrainable(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._open(config)
+        """Open nothing yet: Ray may start a process for a trial that by then runs, or has ended, in another one."""
+        self._settings = config
+        self._opened = False
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial in the same process: a fresh one would import everything again."""
-        self._open(new_config)
+        self.setup(new_config)
         return True
 
     def _open(self, config: dict[str, Any]) -> None:
@@ -52,6 +54,9 @@ class StudyTrainable(tune.Trainable):
         self.run.sync(self.trial.history)
 
     def step(self) -> dict[str, Any]:
+        if not self._opened:
+            self._open(self._settings)
+            self._opened = True
         if not self.trial.finished:
             self.trial.step()
             self.run.sync(self.trial.history)
@@ -78,7 +83,9 @@ class StudyTrainable(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Ray asks for one when it pauses a trial; what matters is in the trial's own folder already."""
-        (Path(checkpoint_dir) / _RAY_CHECKPOINT).write_text(json.dumps({"epoch": self.trial.epoch}))
+        (Path(checkpoint_dir) / _RAY_CHECKPOINT).write_text(
+            json.dumps({"epoch": self.trial.epoch if self._opened else 0})
+        )
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing to do: :meth:`setup` continued from the trial's own folder."""
+        """Nothing to do: the first step continues from the trial's own folder."""

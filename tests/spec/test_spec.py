@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,9 @@ def test_trial_config_round_trip() -> None:
     for point in spec.first_points():
         config = spec.trial_config(point)
         assert TrialConfig.from_dict(config.to_dict()) == config
+
+
+def test_identity_survives_a_file() -> None:
+    identity = load_spec(SPECS / "quick.yaml").identity("content")
+    assert json.loads(json.dumps(identity)) == identity
+    assert identity["space"]["lr"]["float"] == [0.02, 0.5]
