@@ -1,4 +1,4 @@
-"""For every test: one torch thread, a cache of its own, and no skipping of system tests in CI."""
+"""For every test: one torch thread and seed, a cache of its own, and no skipping of system tests in CI."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,6 +20,16 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["STUDY_CACHE"]
     else:
         os.environ["STUDY_CACHE"] = before
+
+
+@pytest.fixture(autouse=True)
+def _reproducible() -> Iterator[None]:
+    """One thread and a fixed seed: the same numbers on every machine, and no thrashing of small networks."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def read(folder: Path, split: str, tick: Callable[[int], None]) -> Arrays:
     file = folder / split
     content = _load(file)
     try:
-        data = np.asarray(content[b"data"], dtype=np.uint8)
+        data = _pixels(content[b"data"])
         fine = _labels(content, b"fine_labels")
         coarse = _labels(content, b"coarse_labels")
     except KeyError as error:
@@ -68,6 +68,13 @@ def class_names(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
         )
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise InputError(f"{folder / 'meta'}: lacks {error}; fetch the archive again") from None
+
+
+def _pixels(values: Any) -> NDArray[np.uint8]:
+    pixels = np.asarray(values)
+    if pixels.dtype != np.uint8:  # a cast would wrap or cut the values
+        raise ValueError(f"data is {pixels.dtype}, not uint8")
+    return pixels
 
 
 def _labels(content: dict[bytes, Any], key: bytes) -> NDArray[np.int64]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -40,7 +40,8 @@ def cached(folder: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
     arrays = make()
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{key[:16]}-", dir=entry.parent))
+        part = entry.parent / f".{key[:16]}-{secrets.token_hex(8)}"
+        part.mkdir()  # not mkdtemp: the entry is for all whom the umask lets in
         try:
             _write(part, arrays)
             _replace(part, entry)
@@ -48,7 +49,7 @@ def cached(folder: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
             shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise InputError(
-            f"cache {folder}: cannot be written ({error.strerror}); set STUDY_CACHE to a folder with room"
+            f"cache {folder}: cannot be written ({error.strerror or error}); set STUDY_CACHE to a folder with room"
         ) from None
     stored = _open(entry)
     return arrays if stored is None else stored

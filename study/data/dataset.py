@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.config import DataConfig
-from study.data import archive, cache, download, parquet, shapes
+from study.data import archive, download, parquet, shapes
 from study.data.arrays import Arrays
+from study.data.cache import cached, default_folder, hash_files
 from study.errors import InputError
 
 #: Mean and standard deviation of the training pixels in [0, 1], per channel.
@@ -52,7 +53,7 @@ class _Source:
             return hashlib.sha256(f"{shapes.fingerprint_text()} {split}".encode()).hexdigest()
         files = self.files(split)
         try:
-            return cache.hash_files(cache_folder, files)
+            return hash_files(cache_folder, files)
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read ({error.strerror}); fetch the data again") from None
 
@@ -110,7 +111,7 @@ class Dataset:
             with _ticks(self._progress, f"decoding {split} images (once)") as tick:
                 return self._source.read(split, tick)
 
-        return cache.cached(self._folder, fingerprint, make)
+        return cached(self._folder, fingerprint, make)
 
     def _labels(self, arrays: Arrays) -> NDArray[np.int64]:
         labels = arrays.fine if self._config.labels == "fine" else arrays.coarse
@@ -150,18 +151,18 @@ def split_rows(labels: NDArray[np.int64], config: DataConfig) -> tuple[NDArray[n
     return out[0], out[1]
 
 
-def open_dataset(config: DataConfig, *, cache_folder: Path | None = None, progress: bool = False) -> Dataset:
-    """Open a source, decoding it into the cache the first time.
+def open_dataset(config: DataConfig, *, cache: Path | None = None, progress: bool = False) -> Dataset:
+    """Open a source, decoding it into the cache the first time. ``cache`` replaces the default folder of the cache.
 
     Raises :class:`InputError`, one line naming the file or key and the remedy, for anything that cannot be used.
     """
-    folder = cache_folder or cache.default_folder()
+    folder = cache or default_folder()
     return Dataset(config, _source(config.source, folder, progress), folder, progress)
 
 
 def content_fingerprint(source: str) -> str:
     """SHA-256 (hex) of the training content of a source, whatever its path."""
-    folder = cache.default_folder()
+    folder = default_folder()
     return _source(source, folder, progress=False).fingerprint(folder, "train")
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import io
+import secrets
+import shutil
 import socket
 import sys
+import tarfile
 from pathlib import Path
 
 from study.data import archive
@@ -17,12 +21,36 @@ _SECONDS = 15.0  # without an answer for so long, the network is taken for absen
 def cifar100(cache_folder: Path, progress: bool) -> Path:
     """The folder of the unpacked archive, fetched into the cache the first time.
 
-    Raises :class:`InputError` where it cannot be fetched or does not have the published checksum.
+    It is unpacked elsewhere and renamed whole, so that what an interrupted download left is never taken for it. Raises
+    :class:`InputError` where it cannot be fetched, does not have the published checksum, or cannot be stored.
     """
     root = cache_folder / "cifar100"
     folder = root / "cifar-100-python"
-    if archive.is_archive(folder) and (folder / "test").is_file():
+    if _whole(folder):
         return folder
+    part = root / f".part-{secrets.token_hex(8)}"
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"cache {cache_folder}: cannot be written ({error.strerror}); set STUDY_CACHE to a folder with room"
+        ) from None
+    try:
+        _fetch(part, progress)
+        with contextlib.suppress(OSError):  # there already: another process was first
+            (part / folder.name).rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    if not _whole(folder):
+        raise InputError(f"{folder}: is not whole; remove this folder and start again")
+    return folder
+
+
+def _whole(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in archive.FILES)
+
+
+def _fetch(part: Path, progress: bool) -> None:
     from torchvision.datasets import CIFAR100
 
     before = socket.getdefaulttimeout()
@@ -30,12 +58,12 @@ def cifar100(cache_folder: Path, progress: bool) -> Path:
     try:
         # torchvision shows its bar on stderr; without one it is kept quiet.
         with contextlib.redirect_stderr(sys.stderr if progress else io.StringIO()):
-            CIFAR100(str(root), download=True)
-    except (OSError, RuntimeError) as error:
+            CIFAR100(str(part), download=True)
+    except (OSError, RuntimeError, EOFError, http.client.HTTPException, tarfile.TarError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"data cifar100: cannot be fetched ({(str(error) or type(error).__name__).splitlines()[0]}); "
+            f"data cifar100: cannot be fetched ({reason}); "
             "give a folder of its Parquet or cifar-100-python files with --data"
         ) from None
     finally:
         socket.setdefaulttimeout(before)
-    return folder

@@ -32,7 +32,7 @@ def read(files: Sequence[Path], tick: Callable[[int], None]) -> Arrays:
     """Decode all rows. ``tick(n)`` hears of every n decoded images.
 
     Raises :class:`InputError` naming the file: damaged, without images or labels, a label out of range, an image
-    that cannot be decoded or is not 32×32.
+    that cannot be decoded, is not RGB or is not 32×32.
     """
     images: list[NDArray[np.uint8]] = []
     fine: list[NDArray[np.int64]] = []
@@ -97,7 +97,9 @@ def _decode(file: Path, column: Any, tick: Callable[[int], None]) -> NDArray[np.
             raise InputError(
                 f"{file}: row {row}: the image is {image.size[0]}×{image.size[1]} pixels; {SIDE}×{SIDE} is needed"
             )
-        images[row] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        if image.mode != "RGB":  # converting would hide that these are not the images of the published set
+            raise InputError(f"{file}: row {row}: the image's mode is {image.mode}; RGB is needed, convert it first")
+        images[row] = np.asarray(image).transpose(2, 0, 1)
         if row % 1000 == 999:
             tick(1000)
     tick(len(column) % 1000)

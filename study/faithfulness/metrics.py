@@ -2,8 +2,8 @@
 
 p is the probability of the class of interest on the image and o on the masked image. Average drop and increase:
 Chattopadhay et al. 2018; average gain: Zhang et al. 2024 (Opti-CAM); insertion and deletion: Petsiuk et al. 2018
-(RISE). Each takes log-probabilities' own pairs (p, q = 1 - p summed from the *other* classes), since ``1 - p`` in
-float32 has no digits left near p = 1.
+(RISE). Near p = 1 they take q = 1 - p, summed from the *other* classes' probabilities, since ``1 - p`` in float32 has
+no digits left there.
 """
 
 from __future__ import annotations
@@ -24,18 +24,29 @@ def probabilities(logits_NC: Tensor, classes_N: Tensor) -> tuple[Tensor, Tensor]
 
 
 def average_drop(p: Tensor, o: Tensor) -> Tensor:
-    """100 relu(p - o) / p; 0 where p is 0, from which nothing can drop."""
-    return 100 * torch.where(p > 0, (p - o).relu() / p.clamp(min=torch.finfo(p.dtype).tiny), torch.zeros_like(p))
+    """100 relu(p - o) / p; 0 where p is 0, from which nothing can drop. NaN where o is."""
+    return 100 * torch.where(p > 0, ((p - o) / _or_one(p)).relu(), 0 * o)
 
 
 def average_increase(p: Tensor, q: Tensor, o: Tensor, q_o: Tensor) -> Tensor:
-    """100 where o > p, else 0 (a tie is no increase); near 1 the comparison is of q, which has the digits."""
-    return 100 * torch.where(p > _NEAR_ONE, q_o < q, o > p).to(p.dtype)
+    """100 where o > p, else 0 (a tie is no increase); near 1 the comparison is of q, which has the digits.
+
+    NaN where o is: a comparison with it is false, which would read as "no increase".
+    """
+    return 100 * torch.where(p > _NEAR_ONE, q_o < q, o > p).to(p.dtype) + 0 * o
 
 
 def average_gain(q: Tensor, q_o: Tensor) -> Tensor:
-    """100 relu(o - p) / (1 - p) = 100 relu(1 - q_o / q); 0 where q is 0, above which nothing can gain."""
-    return 100 * torch.where(q > 0, (1 - q_o / q.clamp(min=torch.finfo(q.dtype).tiny)).relu(), torch.zeros_like(q))
+    """100 relu(o - p) / (1 - p) = 100 relu(1 - q_o / q); 0 where q is 0, above which nothing can gain.
+
+    NaN where q_o is.
+    """
+    return 100 * torch.where(q > 0, (1 - q_o / _or_one(q)).relu(), 0 * q_o)
+
+
+def _or_one(x: Tensor) -> Tensor:
+    """A divisor. No smallest value instead of 0: below it, equal subnormal numbers would no longer divide to 1."""
+    return torch.where(x > 0, x, torch.ones_like(x))
 
 
 def area(curve_NS: Tensor) -> Tensor:

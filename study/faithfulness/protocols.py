@@ -10,10 +10,14 @@ from typing import Literal
 class Protocol:
     """How a map becomes masked images and these become five numbers.
 
-    ``class_choice``: the class of interest. ``step_rows``: pixels revealed or removed per step, in image rows.
-    ``area``: the trapezoidal area over the steps. Everywhere: the map is min-max normalised at its own low resolution
-    and upsampled bilinearly (half-pixel centres), not renormalised; AD, AI and AG multiply pixels in [0, 1] by it
-    (black background); insertion starts from the Gaussian blur, deletion ends at zero in normalised space.
+    ``class_choice``: the class of interest. ``blur_kernel`` (pixels, odd) and ``blur_sigma`` (pixels): the Gaussian
+    from which insertion starts; deletion ends at zero in normalised space, the mean colour. ``step_rows``: pixels
+    revealed or removed per step, in image rows; all channels of a pixel at once, ties in reading order.
+
+    What follows has one value so far; whoever adds another adds the code for it and a protocol of a new name.
+    ``mask_baseline``: AD, AI and AG multiply pixels in [0, 1] by the mask. ``renormalisation``: the map is min-max
+    normalised at its own low resolution, and not again. ``upsampling``: half-pixel centres. ``area``: (sum -
+    first/2 - last/2)/(n - 1) over a curve of n probabilities.
     """
 
     name: str
@@ -22,6 +26,10 @@ class Protocol:
     blur_kernel: int
     blur_sigma: float
     step_rows: int
+    mask_baseline: Literal["black pixels"] = "black pixels"
+    renormalisation: Literal["before upsampling"] = "before upsampling"
+    upsampling: Literal["bilinear"] = "bilinear"
+    area: Literal["trapezoid"] = "trapezoid"
 
     @property
     def identity(self) -> str:

@@ -52,7 +52,12 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 def distinct_methods(methods: Sequence[str]) -> tuple[str, ...]:
     """The methods without those whose map is another listed method's map on a GAP + linear head."""
-    return tuple(m for m in methods if SAME_MAP.get(m) not in methods)
+    return tuple(m for m in methods if m not in same_maps(methods))
+
+
+def same_maps(methods: Sequence[str]) -> dict[str, str]:
+    """Each method whose map is another listed method's on a GAP + linear head -> that method."""
+    return {m: SAME_MAP[m] for m in methods if SAME_MAP.get(m) in methods}
 
 
 def closed_form_weights(method: str, a_NKhw: Tensor, w_NK: Tensor) -> Tensor:
@@ -91,17 +96,20 @@ def combine(a_NKhw: Tensor, weights_NK: Tensor) -> Tensor:
 def saliency_maps(
     network: nn.Module,
     x_NCHW: Tensor,
-    classes_N: Tensor,
+    classes_N: Tensor | None,
     methods: Sequence[str],
     *,
     head: Callable[[Tensor], Tensor] | None = None,
 ) -> SaliencyMaps:
     """Maps for normalized images and one class each. Modes and parameters' ``.grad`` stay as they were.
 
+    ``classes_N`` None explains the class that each image is given, without a second forward pass.
+
     Without ``head``, the network's own GAP + linear head is taken, in closed form. With ``head``, a function from A to
     logits (N, C), gradients come from autograd.
 
-    Raises :class:`InputError` for an unknown method and for a last activation map without places (1×1).
+    Raises :class:`InputError` for an unknown method, for a last activation map without places (1×1), and for a network
+    without a linear head where no ``head`` is given.
     """
     with evaluating(network), torch.no_grad():
         a_NKhw = network.features(x_NCHW)  # type: ignore[operator]
@@ -110,14 +118,20 @@ def saliency_maps(
                 f"saliency: the last activation map is {tuple(a_NKhw.shape[2:])}; a map needs at least two places"
             )
         if head is None:
-            linear = network.head
-            assert isinstance(linear, nn.Linear)
+            linear = getattr(network, "head", None)
+            if not isinstance(linear, nn.Linear) or linear.in_features != a_NKhw.shape[1]:
+                raise InputError(
+                    f"saliency: {type(network).__name__} has no linear head over the means of {a_NKhw.shape[1]} "
+                    "channels; give its head as a function"
+                )
             logits = linear(a_NKhw.mean((2, 3)))
+            classes_N = logits.argmax(1) if classes_N is None else classes_N
             weights = {m: closed_form_weights(m, a_NKhw, linear.weight[classes_N]) for m in methods}
         else:
             with torch.enable_grad():
                 leaf = a_NKhw.detach().requires_grad_()
                 out = head(leaf)
+                classes_N = out.argmax(1) if classes_N is None else classes_N
                 (g_NKhw,) = torch.autograd.grad(out.gather(1, classes_N[:, None]).sum(), leaf)
             logits = out.detach()
             weights = {m: gradient_weights(m, a_NKhw, g_NKhw) for m in methods}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,27 @@ def write_parquet(tmp_path: Path, pixels: NDArray[np.uint8]) -> Write:
     return write
 
 
+class _Python2(pickle._Pickler):  # type: ignore[name-defined]
+    """Writes bytes as Python 2 wrote its ``str``: what the published files hold."""
+
+    dispatch = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+
+    def save_bytes(self, value: bytes) -> None:
+        self.write(pickle.BINSTRING + struct.pack("<i", len(value)) + value)
+
+    dispatch[bytes] = save_bytes
+
+
+def dump(content: object) -> bytes:
+    """Pickle as the published files are: protocol 2, old strings, and numpy's arrays under their old module."""
+    stream = io.BytesIO()
+    _Python2(stream, protocol=2).dump(content)
+    return stream.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+
+
 @pytest.fixture
 def write_archive(tmp_path: Path, pixels: NDArray[np.uint8]) -> Write:
-    """Write a ``cifar-100-python`` folder as the published one: protocol 2, bytes keys. Gives the folder."""
+    """Write a ``cifar-100-python`` folder as the published one. Gives the folder."""
 
     def write(split: str = "train", **change: Any) -> Path:
         folder = tmp_path / "cifar-100-python"
@@ -113,8 +132,8 @@ def write_archive(tmp_path: Path, pixels: NDArray[np.uint8]) -> Write:
             b"fine_label_names": [f"fine {i}".encode() for i in range(100)],
             b"coarse_label_names": [f"coarse {i}".encode() for i in range(20)],
         }
-        (folder / split).write_bytes(pickle.dumps({k: v for k, v in content.items() if v is not None}, protocol=2))
-        (folder / "meta").write_bytes(pickle.dumps(meta, protocol=2))
+        (folder / split).write_bytes(dump({k: v for k, v in content.items() if v is not None}))
+        (folder / "meta").write_bytes(dump(meta))
         return folder
 
     return write

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
-import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from study.config import DataConfig
 from study.data import content_fingerprint, open_dataset
@@ -96,6 +97,14 @@ def test_wrong_size(write_parquet: Write, refused: Refused) -> None:
     refused(opening(file.parent), file, "row 0", "28×31 pixels", "32×32 is needed")
 
 
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16"])
+def test_image_that_is_not_rgb(write_parquet: Write, refused: Refused, one_png: bytes, mode: str) -> None:
+    stream = io.BytesIO()
+    Image.new(mode, (32, 32)).save(stream, "PNG")
+    file = write_parquet(img=[{"bytes": one_png}] * 3 + [{"bytes": stream.getvalue()}] * 37)
+    refused(opening(file.parent), file, "row 3", f"mode is {mode}", "RGB is needed")
+
+
 def test_empty_table(write_parquet: Write, refused: Refused) -> None:
     import pyarrow as pa
 
@@ -151,7 +160,8 @@ def test_truncated_archive(write_archive: Write, refused: Refused, name: str, ke
 
 @pytest.mark.parametrize("change", [
     {"data": None}, {"fine_labels": None}, {"coarse_labels": None}, {"fine_labels": [0] * 39}, {"fine_labels": 3},
-    {"data": [[300] * 3072] * 40}, {"data": np.zeros((40, 3071), np.uint8)}, {"data": np.zeros((0, 3072), np.uint8)},
+    {"data": [[300] * 3072] * 40}, {"data": np.full((40, 3072), 300)}, {"data": np.zeros((40, 3072), np.float32)},
+    {"data": np.zeros((40, 3071), np.uint8)}, {"data": np.zeros((0, 3072), np.uint8)},
     {"fine_labels": [[0]] * 40}, {"fine_labels": [100] * 40}, {"coarse_labels": [-1] * 40}, {"fine_labels": [0.5] * 40},
 ], ids=lambda change: next(iter(change)))  # fmt: skip
 def test_archive_of_other_content(write_archive: Write, refused: Refused, change: dict[str, Any]) -> None:
@@ -182,15 +192,3 @@ def test_more_images_than_there_are(write_parquet: Write, refused: Refused, key:
 def test_nothing_left_to_train_on(write_parquet: Write, refused: Refused, pixels: NDArray[np.uint8]) -> None:
     folder = write_parquet(images=pixels[:4]).parent
     refused(opening(folder), "data.validation_fraction", "no training images")
-
-
-@pytest.mark.slow  # imports torchvision
-@pytest.mark.parametrize("error", [
-    urllib.error.URLError("no route to host"), TimeoutError(), OSError(), RuntimeError("Not found.\nOr corrupted."),
-], ids=repr)  # fmt: skip
-def test_cifar100_offline(monkeypatch: pytest.MonkeyPatch, refused: Refused, error: Exception) -> None:
-    def unreachable(*args: object, **values: object) -> None:
-        raise error
-
-    monkeypatch.setattr("torchvision.datasets.CIFAR100", unreachable)
-    refused(opening("cifar100"), "data cifar100", "cannot be fetched", "--data")

@@ -6,6 +6,8 @@ import hashlib
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,12 @@ def test_made_once_and_memory_mapped(cache_folder: Path) -> None:
     assert same(first, made())
     assert same(second, made())
     assert entries(cache_folder) == ["key"]
+
+
+def test_open_to_whom_the_umask_lets_in(cache_folder: Path) -> None:
+    cache_folder.mkdir()
+    cache.cached(cache_folder, "key", made)
+    assert (cache_folder / f"v{cache.FORMAT}" / "key").stat().st_mode == cache_folder.stat().st_mode
 
 
 def test_leftover_part_is_ignored(cache_folder: Path) -> None:
@@ -206,6 +214,21 @@ def test_train_and_test_are_keyed_apart(write_parquet: Write, cache_folder: Path
     opened = open_dataset(DataConfig(source=str(write_parquet("train.parquet").parent)))
     assert np.array_equal(opened.test().images, pixels[:8])
     assert len(entries(cache_folder)) == 2
+
+
+def test_another_folder_than_the_default(write_parquet: Write, cache_folder: Path, tmp_path: Path) -> None:
+    opened = open_dataset(DataConfig(source=str(write_parquet().parent)), cache=tmp_path / "other")
+    assert entries(tmp_path / "other") == [opened.fingerprint]
+    assert not cache_folder.exists()
+
+
+def test_a_fingerprint_takes_no_torch(write_parquet: Write) -> None:
+    code = "import sys; from study.data import content_fingerprint as f; print(f('shapes'), f(sys.argv[1])); "
+    code += "assert 'torch' not in sys.modules"
+    source = str(write_parquet().parent)
+    done = subprocess.run([sys.executable, "-c", code, source], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [content_fingerprint("shapes"), content_fingerprint(source)]
 
 
 def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

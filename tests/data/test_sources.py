@@ -58,17 +58,6 @@ def test_too_few_names_are_not_used(write_parquet: Write) -> None:
     assert open_dataset(DataConfig(source=source)).classes[0] == "class 0"
 
 
-def test_grey_images_become_colour(write_parquet: Write) -> None:
-    import io
-
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.new("L", (32, 32), 77).save(stream, "PNG")
-    source = str(write_parquet(img=[{"bytes": stream.getvalue()}] * 40).parent)
-    assert (open_dataset(DataConfig(source=source)).train.images == 77).all()
-
-
 @pytest.mark.parametrize("labels", ["fine", "coarse"])
 def test_archive_round_trip(write_archive: Write, pixels: NDArray[np.uint8], labels: str) -> None:
     write_archive("test", data=pixels[::-1].reshape(40, -1))
