@@ -28,7 +28,7 @@ NETWORKS: dict[str, str] = {
 #: Error functions E of the regularizer (study/training/regularizer.py).
 REG_ERRORS: tuple[str, ...] = ("cosine", "mse", "mae", "histogram")
 SCHEDULES: tuple[str, ...] = ("cosine", "step", "constant")
-AMP_MODES: tuple[str, ...] = ("auto", "none", "bf16")
+AMP_MODES: tuple[str, ...] = ("auto", "none", "bf16", "fp16")
 LABELS: tuple[str, ...] = ("fine", "coarse")
 
 
@@ -108,7 +108,10 @@ class TrialConfig:
     """One training and its scoring: everything that determines the result but the code and the data's content.
 
     ``reg_weight`` is lambda in L = L_C + lambda L_R (Torres Figueroa et al. 2024) and ``reg_error`` the error
-    function E; at ``reg_weight`` 0 the error function means nothing and is stored as None. ``milestones`` are
+    function E; every ``reg_interval``-th step is regularized, with weight ``reg_interval * reg_weight`` (lazy
+    regularization, Karras et al. 2020). At ``reg_weight`` 0 neither means anything; they are stored as None and 1.
+    ``batch_size`` images make a step, in ``accumulate`` parts one after the other (batch-norm sees one part).
+    ``milestones`` are
     fractions of ``epochs`` at which the step schedule multiplies the rate by ``gamma``. ``rungs`` are epochs
     after which the trial is scored, besides the last.
     """
@@ -118,7 +121,9 @@ class TrialConfig:
     lr: float
     reg_weight: float = 0.0
     reg_error: str | None = "cosine"
+    reg_interval: int = 1
     batch_size: int = 128
+    accumulate: int = 1
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
@@ -143,9 +148,12 @@ class TrialConfig:
         _number("reg_weight", self.reg_weight, 0, 1e6)
         if self.reg_weight == 0:
             object.__setattr__(self, "reg_error", None)
+            object.__setattr__(self, "reg_interval", 1)
         else:
             _one_of("reg_error", self.reg_error, REG_ERRORS)
+        _integer("reg_interval", self.reg_interval, 1, 1_000)
         _integer("batch_size", self.batch_size, 1, 1_000_000)
+        _integer("accumulate", self.accumulate, 1, self.batch_size)
         _number("momentum", self.momentum, 0, 0.9999)
         _number("weight_decay", self.weight_decay, 0, 10)
         _number("label_smoothing", self.label_smoothing, 0, 0.99)

@@ -123,7 +123,7 @@ def _time(config: TrialConfig, n_classes: int, device: object) -> NetworkCost:
 
     from study.faithfulness import evaluate_faithfulness
     from study.networks import build
-    from study.training.regularizer import regularized_loss
+    from study.training.regularizer import regularized_step
 
     assert isinstance(device, torch.device)
     network = build(config.network, n_classes).to(device)
@@ -134,7 +134,7 @@ def _time(config: TrialConfig, n_classes: int, device: object) -> NetworkCost:
 
     def step(weight: float) -> None:
         network.zero_grad()
-        regularized_loss(network, x, y, error="cosine", weight=weight).loss.backward()
+        regularized_step(network, x, y, error="cosine", weight=weight)
 
     def score() -> None:
         evaluate_faithfulness(

@@ -27,15 +27,19 @@ def parser() -> argparse.ArgumentParser:
     add("--network", default="tiny", help=f"one of {', '.join(NETWORKS)}")
     add("--reg-weight", type=float, default=0.0, help="lambda, the weight of the regularizer; 0 is plain training")
     add("--reg-error", default="cosine", help=f"error function: {', '.join(REG_ERRORS)}")
+    add(
+        "--reg-interval", type=int, default=1, help="regularize every so many steps, with lambda as many times as large"
+    )
     add("--epochs", type=int, default=8, help="passes over the training images")
     add("--lr", type=float, default=0.1, help="peak learning rate (SGD with Nesterov momentum)")
     add("--batch-size", type=int, default=defaults["batch_size"], help="images per step")
+    add("--accumulate", type=int, default=1, help="parts in which a step's images are worked on, to save memory")
     add("--weight-decay", type=float, default=defaults["weight_decay"], help="L2 penalty")
     add("--label-smoothing", type=float, default=0.0, help="smoothing of the targets in L_C")
     add("--schedule", default="cosine", help=f"learning rate after warm-up: {', '.join(SCHEDULES)}")
     add("--warmup-epochs", type=float, default=defaults["warmup_epochs"], help="epochs of linear warm-up")
     add("--rotation", type=float, default=0.0, help="augmentation: rotation up to so many degrees")
-    add("--amp", default="auto", help=f"mixed precision: {', '.join(AMP_MODES)} (auto: bf16 on a GPU)")
+    add("--amp", default="auto", help=f"mixed precision: {', '.join(AMP_MODES)} (auto: bf16 on a GPU, else none)")
     add("--seed", type=int, default=0, help="of the initial weights, the order and the augmentation")
     add("--data", default="shapes", help="shapes (embedded), cifar100 (download), or a folder of Parquet/archive files")
     add("--labels", default="fine", help=f"{' or '.join(LABELS)} (coarse: CIFAR-100's 20 superclasses)")
@@ -56,7 +60,9 @@ def config_from(args: argparse.Namespace) -> TrialConfig:
         lr=args.lr,
         reg_weight=args.reg_weight,
         reg_error=args.reg_error,
+        reg_interval=args.reg_interval,
         batch_size=args.batch_size,
+        accumulate=args.accumulate,
         weight_decay=args.weight_decay,
         label_smoothing=args.label_smoothing,
         schedule=args.schedule,

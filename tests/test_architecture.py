@@ -106,7 +106,7 @@ def test_the_checker_catches_what_it_should() -> None:
     assert violations("study/training/loop.py", "from study.tuning.searcher import StudySearcher")
     assert violations("study/ledger.py", "from analysis.load import load")
     assert violations("analysis/load.py", "from study.networks import build")
-    assert not violations("study/training/loop.py", "from study.networks.guided import guided\nimport torch")
+    assert not violations("study/training/loop.py", "from study.networks.guided import record\nimport torch")
 
 
 @pytest.mark.parametrize("path", LIGHT)

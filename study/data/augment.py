@@ -6,6 +6,7 @@ Shapes: N images, C = 3 channels, H = W = 32 pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -46,9 +47,12 @@ def _rotate(images_NCHW: Tensor, generator: torch.Generator, degrees: float) -> 
     return turned.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def normalize(images_NCHW: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 pixels to float32 with the given per-channel mean and standard deviation (of pixels in [0, 1])."""
+def normalize(images_NCHW: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
+    """uint8 pixels to float32 with the given per-channel mean and standard deviation (of pixels in [0, 1]).
+
+    Tensors on the images' device are read there; anything else is copied to it, for which the device is waited for.
+    """
     device = images_NCHW.device
-    scale = 255 * torch.tensor(std, device=device).view(1, -1, 1, 1)
-    shift = 255 * torch.tensor(mean, device=device).view(1, -1, 1, 1)
+    scale = 255 * torch.as_tensor(std, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+    shift = 255 * torch.as_tensor(mean, dtype=torch.float32, device=device).view(1, -1, 1, 1)
     return (images_NCHW.float() - shift) / scale

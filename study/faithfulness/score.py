@@ -20,7 +20,7 @@ from study.errors import InputError
 from study.faithfulness import metrics
 from study.faithfulness.masking import gaussian_blur, ranks, step_counts, undefined_maps, upsampled_masks
 from study.faithfulness.protocols import PROTOCOLS, Protocol
-from study.networks.guided import guided_gradient, input_gradient
+from study.networks.guided import input_gradients
 from study.saliency import distinct_methods, evaluating, saliency_maps, same_maps
 
 #: Masked images that go through the network together, at most (a batch alone may be larger): fine steps must not
@@ -113,7 +113,7 @@ def evaluate_faithfulness(
             batch["label"] = y
             batch["predicted"] = found.logits.argmax(1)
             batch["correct"] = batch["predicted"] == y
-            delta, guided = input_gradient(network, x, y), guided_gradient(network, x, y)
+            delta, guided = input_gradients(network, x, y)
             batch["alignment"] = F.cosine_similarity(_direction(delta), _direction(guided))
             for name, values in batch.items():
                 columns.setdefault(name, []).append(values.cpu())

@@ -37,12 +37,10 @@ def build(name: str, n_classes: int) -> nn.Module:
     except (ImportError, AttributeError) as error:
         raise InputError(f"network {name}: {NETWORKS[name]} cannot be imported: {error}") from error
 
-    from study.networks.coverage import prove_coverage
-    from study.networks.guided import make_guidable
+    from study.networks.guided import prove_coverage
 
     network: nn.Module = function(n_classes)
     _check_parts(network, name, n_classes)
-    make_guidable(network)
     prove_coverage(network, name)
     return network
 

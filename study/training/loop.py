@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from study.config import TrialConfig
 from study.data.augment import augment, normalize
 from study.errors import InputError
-from study.training.regularizer import regularized_loss
-from study.training.schedule import learning_rate, steps_per_epoch
+from study.training.regularizer import StepLoss, regularized_step
+from study.training.schedule import learning_rate, regularizer_weight, steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -86,50 +86,77 @@ def train_epoch(
     """
     n, device = images_NCHW_uint8.shape[0], images_NCHW_uint8.device
     steps = _check(n, labels_N, config, epoch)
-    bf16 = _use_bfloat16(config, device)
+    dtype = _compute_dtype(config, device)
     parameters = optimizer.param_groups[0]["params"]
     generator = torch.Generator(device).manual_seed(_seed(config, epoch, "augment"))
     order = torch.randperm(n, generator=torch.Generator().manual_seed(_seed(config, epoch, "order"))).to(device)
-    sums = torch.zeros(4, dtype=torch.float64, device=device)  # of L, L_C, L_R, correct; over images
+    scale = torch.tensor((mean, std), device=device)
+    totals = _Totals(device)
     bad = torch.zeros((), device=device)
-    lr, seen = config.lr, 0
+    lr = config.lr
     network.train()
     start = time.perf_counter()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(_seed(config, epoch, "dropout"))
         for step in range(steps):
             rows = order[step * config.batch_size : (step + 1) * config.batch_size]
-            x_NCHW, labels = _batch(images_NCHW_uint8, labels_N, rows, generator, config, mean, std)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-                losses = regularized_loss(
-                    network,
-                    x_NCHW,
-                    labels,
-                    error=config.reg_error,
-                    weight=config.reg_weight,
-                    label_smoothing=config.label_smoothing,
-                )
+            weight = regularizer_weight(config, epoch * steps + step)
+            x_NCHW, labels = _batch(images_NCHW_uint8, labels_N, rows, generator, config, scale)
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(losses.loss, inputs=parameters)
+            # Batch-norm needs two images; of a short last batch fewer parts are made.
+            parts = min(config.accumulate, max(1, len(rows) // 2))
+            loss = torch.zeros((), device=device)
+            for x, y in zip(x_NCHW.tensor_split(parts), labels.tensor_split(parts), strict=True):
+                losses = regularized_step(
+                    network,
+                    x,
+                    y,
+                    error=config.reg_error,
+                    weight=weight,
+                    label_smoothing=config.label_smoothing,
+                    share=len(y) / len(rows),
+                    dtype=dtype,
+                )
+                loss = loss + losses.loss
+                totals.add(losses, y)
             lr = learning_rate(config, epoch * steps + step, steps)
-            _update(optimizer, parameters, losses.loss.detach(), lr, config.clip_norm, bad)
-            regularization = losses.regularization if losses.regularization is not None else torch.zeros_like(bad)
-            sums[:3] += len(rows) * torch.stack((losses.loss.detach(), losses.classification, regularization)).double()
-            sums[3] += (losses.logits.argmax(1) == labels).sum()
-            seen += len(rows)
+            _update(optimizer, parameters, loss, lr, config.clip_norm, bad)
             if on_step is not None:
                 on_step(step + 1, steps)
     optimizer.zero_grad(set_to_none=True)
-    loss, classification, regularizer, correct = (sums / seen).tolist()  # waits for the device: once an epoch
+    loss_mean, classification, regularization, accuracy = totals.means()  # waits for the device: once an epoch
     return EpochResult(
-        loss=loss,
+        loss=loss_mean,
         classification=classification,
-        regularization=regularizer if config.reg_weight > 0 else None,
-        accuracy=100 * correct,
+        regularization=regularization,
+        accuracy=accuracy,
         lr=lr,
         seconds=time.perf_counter() - start,
         finite=bad.item() == 0,
     )
+
+
+class _Totals:
+    """Sums over an epoch's images, on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(4, dtype=torch.float64, device=device)  # of L, L_C, L_R, correct
+        self._images = self._regularized = 0
+
+    def add(self, losses: StepLoss, labels_N: Tensor) -> None:
+        n, zero = len(labels_N), torch.zeros_like(losses.loss)
+        regularization = zero if losses.regularization is None else losses.regularization
+        self._sums[:3] += n * torch.stack((losses.loss, losses.classification, regularization)).double()
+        self._sums[3] += (losses.logits.argmax(1) == labels_N).sum()
+        self._images += n
+        self._regularized += 0 if losses.regularization is None else n
+
+    def means(self) -> tuple[float, float, float | None, float]:
+        """L and L_C in nats, L_R over the images that it was measured on (None: none), accuracy in percent."""
+        loss, classification, regularization, correct = self._sums.tolist()
+        n = self._images
+        of_regularized = regularization / self._regularized if self._regularized else None
+        return loss / n, classification / n, of_regularized, 100 * correct / n
 
 
 def _check(n: int, labels_N: Tensor, config: TrialConfig, epoch: int) -> int:
@@ -143,11 +170,15 @@ def _check(n: int, labels_N: Tensor, config: TrialConfig, epoch: int) -> int:
     return steps_per_epoch(n, config.batch_size)
 
 
-def _use_bfloat16(config: TrialConfig, device: torch.device) -> bool:
+def _compute_dtype(config: TrialConfig, device: torch.device) -> torch.dtype | None:
     supported = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(False))
     if config.amp == "bf16" and not supported:
-        raise InputError(f"amp: {device} has no bfloat16; use amp none or auto")
-    return config.amp == "bf16" or (config.amp == "auto" and device.type == "cuda" and supported)
+        raise InputError(f"amp: {device} has no bfloat16; use amp fp16, none or auto")
+    if config.amp == "fp16":
+        return torch.float16
+    if config.amp == "bf16" or (config.amp == "auto" and device.type == "cuda" and supported):
+        return torch.bfloat16
+    return None
 
 
 def _seed(config: TrialConfig, epoch: int, purpose: str) -> int:
@@ -162,13 +193,12 @@ def _batch(
     rows: Tensor,
     generator: torch.Generator,
     config: TrialConfig,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
+    scale: Tensor,
 ) -> tuple[Tensor, Tensor]:
     batch = augment(
         images_NCHW_uint8[rows], generator, padding=config.crop_padding, flip=config.flip, rotation=config.rotation
     )
-    x_NCHW = normalize(batch, mean, std)
+    x_NCHW = normalize(batch, *scale)
     if x_NCHW.device.type == "cuda":  # on a CPU the double backward of convolutions is faster without
         x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
     return x_NCHW, labels_N[rows]

@@ -17,16 +17,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.errors import InputError
-from study.networks.guided import guided
+from study.networks.guided import cross_entropy_gradient, record
 
 #: Gradients of a smaller norm (or sum of magnitudes) count as zero: the network is certain to float32's last digit,
 #: and their direction is rounding noise. Its square is far above where float32 underflows.
 ZERO_NORM = 1e-12
+#: In float16 every pass starts at such a scale: cross-entropy's gradient (at most 1) by this factor, the direction of
+#: the second derivatives brought to it. 64 times as much would still fit, and so would a millionth of it.
+_HALF_SEED = 256.0
 
 
 @dataclass(frozen=True)
 class StepLoss:
-    """One batch's losses in nats, as scalars on the device; ``loss`` carries the graph, the others are detached.
+    """One batch's losses in nats, as scalars on the device, without a graph.
 
     ``regularization`` (L_R, before lambda) is None where lambda is 0. ``logits`` are (N, K).
     """
@@ -88,7 +91,7 @@ def gradient_error(error: str, gradient_NCHW: Tensor, target_NCHW: Tensor) -> Te
     return ERRORS[error](gradient_NCHW.to(dtype).flatten(1), target_NCHW.detach().to(dtype).flatten(1))
 
 
-def regularized_loss(
+def regularized_step(
     network: nn.Module,
     x_NCHW: Tensor,
     labels_N: Tensor,
@@ -96,30 +99,75 @@ def regularized_loss(
     error: str | None,
     weight: float,
     label_smoothing: float = 0.0,
+    share: float = 1.0,
+    dtype: torch.dtype | None = None,
 ) -> StepLoss:
-    """Forward pass and losses of one batch; the caller runs ``loss.backward()``.
+    """One batch's losses; the gradient of ``share * L`` in every parameter that trains is added to its ``.grad``.
 
     Input gradients are per image (n times the gradient of the batch mean), so that ``weight`` (lambda) does not depend
-    on the batch size. At weight 0 this is plain training: ``x_NCHW`` needs no gradient, nothing more is computed, and
-    ``error`` is not read. May run under autocast; gradients are taken outside of it, as torch asks.
+    on the batch size. ``share`` is a batch's part of a step that accumulates several. ``dtype``: what convolutions and
+    linear layers compute in (bfloat16, float16), None for the parameters' own; losses, errors and reductions are in
+    float32 at least. At weight 0 this is plain training by stock autograd, and ``error`` is not read.
 
     Raises :class:`InputError` for an unknown error function or a network that cannot be guided.
     """
     if weight == 0:
-        logits = network(x_NCHW)
-        classification = F.cross_entropy(logits, labels_N, label_smoothing=label_smoothing)
-        return StepLoss(classification, classification.detach(), None, logits.detach())
+        with torch.autocast(x_NCHW.device.type, dtype=dtype, enabled=dtype is not None):
+            logits = network(x_NCHW)
+            loss = F.cross_entropy(logits, labels_N, label_smoothing=label_smoothing)
+        _plain_backward(loss, network, share, _HALF_SEED * len(labels_N) if dtype == torch.float16 else None)
+        return StepLoss(loss.detach(), loss.detach(), None, logits.detach())
     if error not in ERRORS:
         raise InputError(f"reg_error: unknown value {error!r}; choose one of {', '.join(ERRORS)}")
-    x_NCHW = x_NCHW.detach().requires_grad_()
-    logits = network(x_NCHW)
-    classification = F.cross_entropy(logits, labels_N, label_smoothing=label_smoothing)
-    n = labels_N.shape[0]
-    with torch.autocast(x_NCHW.device.type, enabled=False):
-        # The standard gradient first: taking it with create_graph keeps the graph for the guided one.
-        (gradient_NCHW,) = torch.autograd.grad(classification, x_NCHW, create_graph=True)
-        with guided(network):
-            (target_NCHW,) = torch.autograd.grad(classification, x_NCHW, retain_graph=True)
-        regularization = gradient_error(error, n * gradient_NCHW, n * target_NCHW).mean()
-        loss = classification + weight * regularization
-    return StepLoss(loss, classification.detach(), regularization.detach(), logits.detach())
+    tape = record(network, x_NCHW, dtype=dtype)
+    logits_NK, n = tape.logits_NK, labels_N.shape[0]
+    classification = F.cross_entropy(logits_NK, labels_N, label_smoothing=label_smoothing)
+    g_NK = cross_entropy_gradient(logits_NK, labels_N, label_smoothing)
+    seed = _HALF_SEED if dtype == torch.float16 else 1.0
+    gradient = tape.pull(seed * g_NK, keep=True)
+    target = tape.pull(seed * g_NK, guided=True)
+    regularization, u_NCHW = _error_and_gradient(error, gradient / seed, target / seed, weight)
+    scale = power_of_two_below_inverse(u_NCHW) if dtype == torch.float16 else None
+    u = u_NCHW if scale is None else u_NCHW * scale
+    pushed_NK = tape.push(u.to(gradient.dtype), unscale=None if scale is None else 1 / (seed * scale))
+    pushed_NK = pushed_NK if scale is None else pushed_NK / scale
+    # <gradient, u> depends on the logits through g as well: by H J u, with H the Hessian of the cross-entropy.
+    p_NK = logits_NK.softmax(1)
+    v_NK = g_NK / n + p_NK * (pushed_NK - (p_NK * pushed_NK).sum(1, keepdim=True))
+    if scale is None:
+        found = tape.backward(v_NK)
+    else:
+        inverse = torch.full_like(scale, 1 / (seed * n))
+        found = tape.backward(seed * n * v_NK, unscale=inverse, rescale=n / scale)
+    for parameter, total in found.items():
+        total = total if share == 1 else total.mul_(share)
+        parameter.grad = total if parameter.grad is None else parameter.grad.add_(total)
+    return StepLoss(classification + weight * regularization, classification, regularization, logits_NK)
+
+
+def _plain_backward(loss: Tensor, network: nn.Module, share: float, scale: float | None) -> None:
+    """Stock autograd; ``scale`` keeps gradients in reduced precision from underflowing."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if scale is None:
+        (loss if share == 1 else share * loss).backward(inputs=parameters)
+        return
+    gradients = torch.autograd.grad(scale * loss, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            gradient = gradient * (share / scale)
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+
+def _error_and_gradient(error: str, gradient: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """L_R, and the gradient of ``weight * L_R`` in the input gradient."""
+    gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32)).requires_grad_()
+    with torch.enable_grad():
+        regularization = gradient_error(error, gradient, target).mean()
+    (u_NCHW,) = torch.autograd.grad(weight * regularization, gradient)
+    return regularization.detach(), u_NCHW
+
+
+def power_of_two_below_inverse(u: Tensor) -> Tensor:
+    """A scale (a scalar on the device) that brings the largest magnitude of u between 1/2 and 1; 1 for u = 0."""
+    largest = u.abs().amax().float()
+    return torch.where(largest > 0, torch.exp2(-torch.ceil(torch.log2(largest))), torch.ones_like(largest))

@@ -32,3 +32,11 @@ def learning_rate(config: TrialConfig, step: int, steps_per_epoch: int) -> float
     if config.schedule == "cosine":
         rate *= 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
     return rate
+
+
+def regularizer_weight(config: TrialConfig, step: int) -> float:
+    """What L_R is weighted with in one step, counted from 0 over the whole training.
+
+    Lazy regularization (Karras et al. 2020, appendix B): every ``reg_interval``-th step carries the weight of all.
+    """
+    return config.reg_weight * config.reg_interval if step % config.reg_interval == 0 else 0.0

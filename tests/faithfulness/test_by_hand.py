@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from study.config import EvaluationConfig
 from study.faithfulness import FaithfulnessReport, evaluate_faithfulness
 from study.faithfulness.protocols import PROTOCOLS, Protocol
-from study.networks.guided import make_guidable
 
 # Pixels 1, 1/3, 0, 0. The logits are 18 ln2 times the mean pixel, and 0: the mean is 1/3, so class 0 has 2^6/(2^6+1).
 IMAGE = torch.tensor([[[[255, 85], [0, 0]]]], dtype=torch.uint8)
@@ -40,7 +39,6 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> MeanNet:
     # So wide a Gaussian weighs its three pixels alike; a step is one row, two pixels.
     monkeypatch.setitem(PROTOCOLS, "paper", Protocol("paper", 1, "label", blur_kernel=3, blur_sigma=1e4, step_rows=1))
     network = MeanNet()
-    make_guidable(network)
     return network
 
 

@@ -14,14 +14,17 @@ from study.config import TrialConfig
 from study.data.augment import normalize
 from study.errors import InputError
 from study.networks import build
+from study.training import loop
 from study.training.checkpoint import load_checkpoint, restore, save_checkpoint
 from study.training.loop import EpochResult, make_optimizer, train_epoch
+from study.training.regularizer import StepLoss
 from study.training.schedule import learning_rate
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 CONFIG = TrialConfig(network="tiny", epochs=4, lr=0.05, batch_size=8, warmup_epochs=0.5, label_smoothing=0.1, seed=3)
 PLAIN = dataclasses.replace(CONFIG, crop_padding=0, flip=False)
 REGULARIZED = dataclasses.replace(CONFIG, reg_weight=0.5, reg_error="cosine")
+LAZY = dataclasses.replace(REGULARIZED, reg_interval=4)  # three steps an epoch: no epoch begins an interval
 
 
 def images(n: int = 20) -> tuple[Tensor, Tensor]:
@@ -54,23 +57,11 @@ def numbers(results: list[EpochResult]) -> list[EpochResult]:
 
 
 def test_weight_zero_equals_a_plain_loop_of_stock_torch_bit_for_bit() -> None:
-    class Stock(nn.Module):
-        """torch's own rectifiers in place of the guided ones."""
-
-        def __init__(self, network: nn.Module) -> None:
-            super().__init__()
-            self.network = copy.deepcopy(network)
-            for block in self.network.blocks:
-                block.relu = nn.ReLU()
-            self.network.stem[2] = nn.ReLU()
-            self.network.neck[2] = nn.ReLU()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.network(x)
-
-    network, optimizer = new(PLAIN)
-    twin = Stock(network)
-    results = train(network, optimizer, PLAIN, range(2))
+    """Over 21 steps, seven epochs of them."""
+    config = dataclasses.replace(PLAIN, epochs=7)
+    network, optimizer = new(config)
+    twin = copy.deepcopy(network)
+    results = train(network, optimizer, config, range(7))
 
     x_uint8, labels = images()
     stock = torch.optim.SGD(twin.parameters(), 0.05, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True)
@@ -80,24 +71,26 @@ def test_weight_zero_equals_a_plain_loop_of_stock_torch_bit_for_bit() -> None:
         seen.append(batch)
 
     # The order is the loop's own; it is read from what a network with a hook is shown.
-    spy, spy_optimizer = new(PLAIN)
+    spy, spy_optimizer = new(config)
     spy.register_forward_pre_hook(lambda module, args: record(args[0].clone()))
-    train(spy, spy_optimizer, PLAIN, range(2))
+    train(spy, spy_optimizer, config, range(7))
     pool = normalize(x_uint8, MEAN, STD)
-    assert [len(batch) for batch in seen] == [8, 8, 4] * 2
+    assert [len(batch) for batch in seen] == [8, 8, 4] * 7
     twin.train()
     for step, batch in enumerate(seen):
         rows = torch.stack([(pool == image).flatten(1).all(1).nonzero()[0, 0] for image in batch])
         for group in stock.param_groups:
-            group["lr"] = learning_rate(PLAIN, step, 3)
+            group["lr"] = learning_rate(config, step, 3)
         stock.zero_grad()
         F.cross_entropy(twin(batch), labels[rows], label_smoothing=0.1).backward()
         stock.step()
-    assert same(network, twin.network)
+    assert same(network, twin)
     assert all(result.regularization is None for result in results)
 
 
-@pytest.mark.parametrize("config", [CONFIG, REGULARIZED, dataclasses.replace(CONFIG, clip_norm=0.1, momentum=0.0)])
+@pytest.mark.parametrize(
+    "config", [CONFIG, REGULARIZED, LAZY, dataclasses.replace(CONFIG, clip_norm=0.1, momentum=0.0, accumulate=2)]
+)
 def test_resumed_equals_uninterrupted_bit_for_bit(config: TrialConfig, tmp_path: Path) -> None:
     whole, whole_optimizer = new(config)
     expected = train(whole, whole_optimizer, config, range(4))
@@ -185,6 +178,53 @@ def test_regularized_epoch_reports_both_terms() -> None:
     assert result.loss == pytest.approx(result.classification + 0.5 * result.regularization, rel=1e-5)
 
 
+def test_lazy_epoch_regularizes_every_fourth_step_with_fourfold_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights: list[float] = []
+    step = loop.regularized_step
+
+    def spy(*args: Any, **options: Any) -> StepLoss:
+        weights.append(options["weight"])
+        return step(*args, **options)
+
+    monkeypatch.setattr(loop, "regularized_step", spy)
+    network, optimizer = new(LAZY)
+    results = train(network, optimizer, LAZY, range(4))
+    assert weights == [2.0, 0, 0, 0] * 3  # across epochs of three steps
+    # The second epoch's only regularized step is its second: the average is over that step's images alone.
+    assert all(r.regularization is not None and 0.1 < r.regularization < 2 for r in results[:3])
+    assert all(r.loss > r.classification for r in results[:3])
+    assert results[3].regularization is None and results[3].loss == results[3].classification  # steps 9 to 11
+
+
+def test_an_epoch_without_a_regularized_step_has_no_average_to_report() -> None:
+    config = dataclasses.replace(REGULARIZED, reg_interval=100)
+    network, optimizer = new(config)
+    results = train(network, optimizer, config, range(2))
+    assert results[0].regularization is not None and results[1].regularization is None
+
+
+@pytest.mark.parametrize("reg_weight", [0.0, 0.5])
+def test_parts_of_a_step_add_up_to_it(reg_weight: float) -> None:
+    """Without batch-norm, four parts make the step that one makes."""
+
+    def train_in(parts: int) -> nn.Module:
+        config = dataclasses.replace(PLAIN, accumulate=parts, reg_weight=reg_weight, reg_error="mse")
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(900, 4))
+        train(network, make_optimizer(network, config), config, range(2))
+        return network
+
+    for whole, parts in zip(train_in(1).parameters(), train_in(4).parameters(), strict=True):
+        torch.testing.assert_close(parts, whole)
+
+
+def test_more_parts_than_images_can_fill_are_not_made() -> None:
+    """The last batch holds four images; eight parts would give batch-norm less than two."""
+    config = dataclasses.replace(REGULARIZED, accumulate=8)
+    network, optimizer = new(dataclasses.replace(config, batch_size=16))
+    assert train(network, optimizer, dataclasses.replace(config, batch_size=16), range(1))[0].finite
+
+
 def test_regularizer_raises_the_alignment_it_is_meant_to_raise() -> None:
     config = dataclasses.replace(PLAIN, epochs=8, lr=0.02, reg_weight=5.0, reg_error="cosine")
     network, optimizer = new(config)
@@ -266,8 +306,10 @@ def test_clipping_bounds_the_step() -> None:
     assert moved == pytest.approx(0.05 * 1e-3, rel=1e-2)
 
 
-def test_bfloat16_trains() -> None:
-    config = dataclasses.replace(PLAIN, amp="bf16", reg_weight=0.5, reg_error="cosine")
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+@pytest.mark.parametrize("reg_weight", [0.0, 0.5])
+def test_reduced_precision_trains(amp: str, reg_weight: float) -> None:
+    config = dataclasses.replace(PLAIN, amp=amp, reg_weight=reg_weight, reg_error="cosine")
     network, optimizer = new(config)
     results = train(network, optimizer, config, range(2))
     assert all(result.finite for result in results)

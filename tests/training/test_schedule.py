@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study.config import SCHEDULES, TrialConfig
-from study.training.schedule import learning_rate, steps_per_epoch
+from study.errors import InputError
+from study.training.schedule import learning_rate, regularizer_weight, steps_per_epoch
 
 BASE = TrialConfig(network="tiny", epochs=200, lr=0.1, schedule="step", warmup_epochs=1)
 
@@ -51,3 +52,21 @@ def test_rate_is_positive_bounded_and_falls_after_warmup(
 @pytest.mark.parametrize(("n", "batch", "steps"), [(10, 5, 2), (11, 5, 2), (12, 5, 3), (1, 5, 1), (3, 1, 3), (3, 9, 1)])
 def test_a_last_batch_of_one_image_is_dropped(n: int, batch: int, steps: int) -> None:
     assert steps_per_epoch(n, batch) == steps
+
+
+@given(interval=st.integers(1, 9), steps=st.integers(1, 12))
+def test_lazy_weights_sum_to_those_of_every_step(interval: int, steps: int) -> None:
+    config = dataclasses.replace(BASE, reg_weight=0.5, reg_error="cosine", reg_interval=interval)
+    weights = [regularizer_weight(config, step) for step in range(interval * steps)]
+    assert sum(weights) == pytest.approx(0.5 * interval * steps)
+    assert sum(w > 0 for w in weights) == steps and weights[0] > 0
+
+
+def test_an_interval_means_nothing_without_a_weight() -> None:
+    assert dataclasses.replace(BASE, reg_interval=4) == BASE
+
+
+@pytest.mark.parametrize("interval", [0, -1, 1.5, True])
+def test_an_interval_is_a_count(interval: object) -> None:
+    with pytest.raises(InputError, match="reg_interval: "):
+        dataclasses.replace(BASE, reg_weight=1.0, reg_error="cosine", reg_interval=interval)

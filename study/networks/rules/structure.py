@@ -1,0 +1,70 @@
+"""Operations without parameters that are linear in their tensors: sums, means, average pools, rearrangements."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from study.networks.rules.base import Cell, Pull, Rule
+
+
+class Add(Rule):
+    """The sum of two tensors of one shape: a residual connection."""
+
+    def forward(self, cell: Cell, *inputs: Tensor, reuse: bool = False) -> Tensor:
+        """Any shape."""
+        return inputs[0].add_(inputs[1]) if reuse else inputs[0] + inputs[1]
+
+    def pull(self, cell: Cell, g: Tensor, how: Pull) -> tuple[Tensor, ...]:
+        """The same gradient to both."""
+        return (g, g)
+
+    def push(self, cell: Cell, *u: Tensor, own: bool = False) -> Tensor:
+        """The sum of the directions."""
+        return u[0].add_(u[1]) if own else u[0] + u[1]
+
+
+class Shift(Rule):
+    """A tensor plus or minus a number: nothing happens to gradients and directions."""
+
+    fresh = False
+
+    def forward(self, cell: Cell, *inputs: Tensor, reuse: bool = False) -> Tensor:
+        """Any shape."""
+        y: Tensor = cell.kept["apply"](*inputs)
+        return y
+
+    def pull(self, cell: Cell, g: Tensor, how: Pull) -> tuple[Tensor, ...]:
+        """The same gradient."""
+        return (g,)
+
+    def push(self, cell: Cell, *u: Tensor, own: bool = False) -> Tensor:
+        """The same direction."""
+        return u[0]
+
+
+class LinearOperation(Rule):
+    """Any other operation that is linear in its tensors: J u is the operation itself, J^T g torch's first derivative.
+
+    The operation, with all its other arguments bound, is what the network's call put into ``cell.kept["apply"]``.
+    """
+
+    fresh = False  # views are among them
+
+    def forward(self, cell: Cell, *inputs: Tensor, reuse: bool = False) -> Tensor:
+        """Whatever the operation makes of its tensors."""
+        leaves = tuple(x.detach().requires_grad_() for x in inputs)
+        with torch.enable_grad():
+            y: Tensor = cell.kept["apply"](*leaves)
+        cell.kept["graph"] = (leaves, y)
+        return y.detach()
+
+    def pull(self, cell: Cell, g: Tensor, how: Pull) -> tuple[Tensor, ...]:
+        """By torch's derivative of the operation."""
+        leaves, y = cell.kept["graph"]
+        return torch.autograd.grad(y, leaves, g, retain_graph=True)
+
+    def push(self, cell: Cell, *u: Tensor, own: bool = False) -> Tensor:
+        """The operation on the directions."""
+        direction: Tensor = cell.kept["apply"](*u)
+        return direction
