@@ -18,22 +18,26 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import stock
 from study.config import NETWORKS
 from study.networks import build
+from study.training.engine import make_step
 from study.training.regularizer import regularized_step
 
 CLASSES, WEIGHT, LAZY = 100, 7.5e-3, 4
 DTYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: In the order of the table. ``plain`` is what all others are divided by.
 VARIANTS = ("plain", "ours", "ours_lazy4", "stock_one_forward", "stock_two_forwards", "gradient_norm", "smoothgrad")
+ENGINE_VARIANTS = ("ours_fused", "ours_graph", "plain_graph")
 REPORTED = ("ours", "ours_lazy4", "stock_one_forward", "stock_two_forwards")
 WHAT = {
     "plain": "cross-entropy alone, stock autograd, the network as torchvision builds it",
     "ours": "L = L_C + lambda L_R, exact, this package",
+    "ours_fused": "the same with batch-norm's pointwise chains compiled",
+    "ours_graph": "the same, recorded as a CUDA graph",
+    "plain_graph": "the plain step, recorded as a CUDA graph",
     "ours_lazy4": f"the same with reg_interval {LAZY}: mean of {LAZY} steps",
     "stock_one_forward": "the same loss, one shared forward pass, stock autograd",
     "stock_two_forwards": "the same loss, a second forward pass for the guided gradient, stock autograd",
@@ -48,21 +52,26 @@ class Case:
     def __init__(self, name: str, batch_size: int, device: torch.device, dtype: torch.dtype | None) -> None:
         torch.manual_seed(0)
         self._n, self._dtype, self._device = batch_size, dtype, device
-        network = build(name, CLASSES).to(device, memory_format=torch.channels_last)
+        network = build(name, CLASSES).to(device).to(memory_format=torch.channels_last)
         self._network = {variant: copy.deepcopy(network) for variant in ("plain", "ours")}
         self._network["one"] = stock.guidable(network)
         self._network["two"], self._guided = stock.plain_and_guided(network)
+        self._steps = {"ours_fused": make_step("fused", device)}
+        self._network["ours_fused"] = self._network["ours"]
+        if device.type == "cuda":
+            for variant in ("ours_graph", "plain_graph"):
+                self._steps[variant], self._network[variant] = make_step("graph", device), copy.deepcopy(network)
         self._x = torch.randn(batch_size, 3, 32, 32).to(device, memory_format=torch.channels_last)
         self._y = torch.randint(0, CLASSES, (batch_size,)).to(device)
 
     def step(self, variant: str) -> None:
         """Gradients of one batch, as the variant computes them; for the lazy one, of ``LAZY`` batches."""
         x, y, dtype = self._x, self._y, self._dtype
-        if variant in ("ours", "plain"):
-            self._regularized(self._network[variant], WEIGHT if variant == "ours" else 0.0)
+        if variant in ("ours", "plain", *ENGINE_VARIANTS):
+            self._regularized(variant, 0.0 if variant.startswith("plain") else WEIGHT)
         elif variant == "ours_lazy4":
             for i in range(LAZY):
-                self._regularized(self._network["ours"], LAZY * WEIGHT if i == 0 else 0.0)
+                self._regularized("ours", LAZY * WEIGHT if i == 0 else 0.0)
         elif variant == "stock_one_forward":
             stock.one_forward(self._network["one"], x, y, WEIGHT, dtype)
         elif variant == "stock_two_forwards":
@@ -72,9 +81,10 @@ class Case:
         else:
             stock.smoothgrad(self._network["plain"], x, y, WEIGHT, dtype)
 
-    def _regularized(self, network: nn.Module, weight: float) -> None:
+    def _regularized(self, variant: str, weight: float) -> None:
+        network, step = self._network[variant], self._steps.get(variant, regularized_step)
         network.zero_grad()
-        regularized_step(network, self._x, self._y, error="cosine", weight=weight, dtype=self._dtype)
+        step(network, self._x, self._y, error="cosine", weight=weight, dtype=self._dtype)
 
     def seconds(self, variant: str) -> float:
         """Wall clock of one step, the device's work included."""
@@ -151,7 +161,7 @@ def memory_of(arguments: argparse.Namespace, name: str, variant: str) -> int | N
 def report(arguments: argparse.Namespace, name: str, device: torch.device, peak: float) -> dict[str, float]:
     """Measure one network and print its table."""
     case = Case(name, arguments.batch_size, device, DTYPES[arguments.dtype])
-    variants = VARIANTS if arguments.context else VARIANTS[:5]
+    variants = chosen(arguments, device)
     seconds = measure(case, variants, arguments.rounds)
     flops = case.forward_flops()
     del case
@@ -165,7 +175,7 @@ def report(arguments: argparse.Namespace, name: str, device: torch.device, peak:
         ratios[variant] = middle
         typical = statistics.median(seconds[variant])
         # 3F a plain step, 7F a regularized one; of the others only the time is comparable.
-        used = {"plain": 3, "ours": 7}.get(variant)
+        used = 7 if variant in ("ours", "ours_fused", "ours_graph") else 3 if variant.startswith("plain") else 0
         of_peak = f"{100 * used * flops / typical / peak:.0f} %" if used else ""
         bytes_, base = memory.get(variant), memory.get("plain")
         of_plain = f"{bytes_ / base:.2f}x" if bytes_ and base else ""
@@ -174,6 +184,12 @@ def report(arguments: argparse.Namespace, name: str, device: torch.device, peak:
             f"{arguments.batch_size / typical:>10.0f}{of_plain:>9}{of_peak:>9}"
         )
     return {variant: round(ratios[variant], 3) for variant in REPORTED}
+
+
+def chosen(arguments: argparse.Namespace, device: torch.device) -> tuple[str, ...]:
+    """The variants that were asked for and that the device can run."""
+    engines = ENGINE_VARIANTS if device.type == "cuda" else ENGINE_VARIANTS[:1]
+    return (*VARIANTS[:5], *(engines if arguments.engines else ()), *(VARIANTS[5:] if arguments.context else ()))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -186,8 +202,9 @@ def parser() -> argparse.ArgumentParser:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--threads", type=int, default=2, help="CPU threads")
     add("--context", action="store_true", help="gradient-norm and SmoothGrad-style penalties too")
+    add("--engines", action="store_true", help="compiled and recorded steps too")
     add("--no-memory", dest="memory", action="store_false", help="leave peak memory out")
-    add("--peak-memory", choices=VARIANTS, help=argparse.SUPPRESS)
+    add("--peak-memory", choices=(*VARIANTS, *ENGINE_VARIANTS), help=argparse.SUPPRESS)
     return parse
 
 
@@ -202,7 +219,7 @@ def main(argv: list[str] | None = None) -> int:
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
     peak = matrix_peak(device, DTYPES[arguments.dtype])
     print(f"torch {torch.__version__} · {where} · {arguments.threads} threads · peak {peak / 1e12:.2f} TFLOP/s")
-    for variant in VARIANTS if arguments.context else VARIANTS[:5]:
+    for variant in chosen(arguments, device):
         print(f"  {variant:<20}{WHAT[variant]}")
     ratios = {name: report(arguments, name, device, peak) for name in arguments.networks}
     print(json.dumps(ratios))

@@ -77,15 +77,18 @@ def _forward(x: Tensor, dtype: torch.dtype | None) -> Iterator[None]:
 
 def _loss(network: nn.Module, x: Tensor, y: Tensor, dtype: torch.dtype | None) -> Tensor:
     with _forward(x, dtype):
-        return F.cross_entropy(network(x).float(), y)
+        logits = network(x)
+        return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), y)
 
 
-def _finish(network: nn.Module, classification: Tensor, gradient: Tensor, target: Tensor, weight: float) -> None:
+def _finish(classification: Tensor, gradient: Tensor, target: Tensor, weight: float, error: str = "cosine") -> None:
     n = len(gradient)
-    (classification + weight * gradient_error("cosine", n * gradient, n * target).mean()).backward()
+    (classification + weight * gradient_error(error, n * gradient, n * target).mean()).backward()
 
 
-def one_forward(network: nn.Module, x: Tensor, y: Tensor, weight: float, dtype: torch.dtype | None) -> None:
+def one_forward(
+    network: nn.Module, x: Tensor, y: Tensor, weight: float, dtype: torch.dtype | None, error: str = "cosine"
+) -> None:
     """One shared forward pass through :func:`guidable`'s network."""
     network.zero_grad()
     x = x.detach().requires_grad_()
@@ -94,7 +97,7 @@ def one_forward(network: nn.Module, x: Tensor, y: Tensor, weight: float, dtype: 
     network.guided[0] = True  # type: ignore[index, operator]
     (target,) = torch.autograd.grad(classification, x, retain_graph=True)
     network.guided[0] = False  # type: ignore[index, operator]
-    _finish(network, classification, gradient, target, weight)
+    _finish(classification, gradient, target, weight, error)
 
 
 def two_forwards(
@@ -107,7 +110,7 @@ def two_forwards(
     (gradient,) = torch.autograd.grad(classification, x, create_graph=True)
     again = x.detach().requires_grad_()
     (target,) = torch.autograd.grad(_loss(guided, again, y, dtype), again)
-    _finish(network, classification, gradient, target, weight)
+    _finish(classification, gradient, target, weight)
 
 
 def gradient_norm(network: nn.Module, x: Tensor, y: Tensor, weight: float, dtype: torch.dtype | None) -> None:
@@ -129,4 +132,4 @@ def smoothgrad(network: nn.Module, x: Tensor, y: Tensor, weight: float, dtype: t
     x = x.detach().requires_grad_()
     classification = _loss(network, x, y, dtype)
     (gradient,) = torch.autograd.grad(classification, x, create_graph=True)
-    _finish(network, classification, gradient, target, weight)
+    _finish(classification, gradient, target, weight)

@@ -29,6 +29,8 @@ NETWORKS: dict[str, str] = {
 REG_ERRORS: tuple[str, ...] = ("cosine", "mse", "mae", "histogram")
 SCHEDULES: tuple[str, ...] = ("cosine", "step", "constant")
 AMP_MODES: tuple[str, ...] = ("auto", "none", "bf16", "fp16")
+#: How kernels reach the device (study/training/engine.py).
+ENGINES: tuple[str, ...] = ("eager", "fused", "graph")
 LABELS: tuple[str, ...] = ("fine", "coarse")
 
 
@@ -111,9 +113,9 @@ class TrialConfig:
     function E; every ``reg_interval``-th step is regularized, with weight ``reg_interval * reg_weight`` (lazy
     regularization, Karras et al. 2020). At ``reg_weight`` 0 neither means anything; they are stored as None and 1.
     ``batch_size`` images make a step, in ``accumulate`` parts one after the other (batch-norm sees one part).
-    ``milestones`` are
-    fractions of ``epochs`` at which the step schedule multiplies the rate by ``gamma``. ``rungs`` are epochs
-    after which the trial is scored, besides the last.
+    ``milestones`` are fractions of ``epochs`` at which the step schedule multiplies the rate by ``gamma``. ``engine``
+    is how kernels reach the device; it changes results by rounding. ``rungs`` are epochs after which the trial is
+    scored, besides the last.
     """
 
     network: str
@@ -136,6 +138,7 @@ class TrialConfig:
     flip: bool = True
     rotation: float = 0.0
     amp: str = "auto"
+    engine: str = "eager"
     rungs: tuple[int, ...] = ()
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
@@ -170,6 +173,7 @@ class TrialConfig:
             raise InputError(f"flip: {self.flip!r} is neither true nor false")
         _number("rotation", self.rotation, 0, 180)
         _one_of("amp", self.amp, AMP_MODES)
+        _one_of("engine", self.engine, ENGINES)
         object.__setattr__(self, "rungs", tuple(sorted(set(self.rungs))))
         for rung in self.rungs:
             _integer("rungs", rung, 1, self.epochs)

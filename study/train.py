@@ -9,7 +9,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from study.config import AMP_MODES, LABELS, NETWORKS, REG_ERRORS, SCHEDULES, DataConfig, EvaluationConfig, TrialConfig
+from study.config import (
+    AMP_MODES,
+    ENGINES,
+    LABELS,
+    NETWORKS,
+    REG_ERRORS,
+    SCHEDULES,
+    DataConfig,
+    EvaluationConfig,
+    TrialConfig,
+)
 from study.errors import InputError, run_command
 from study.metrics import METHODS, PROTOCOLS
 
@@ -40,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add("--warmup-epochs", type=float, default=defaults["warmup_epochs"], help="epochs of linear warm-up")
     add("--rotation", type=float, default=0.0, help="augmentation: rotation up to so many degrees")
     add("--amp", default="auto", help=f"mixed precision: {', '.join(AMP_MODES)} (auto: bf16 on a GPU, else none)")
+    add("--engine", default="eager", help=f"how kernels reach the device: {', '.join(ENGINES)} (graph: CUDA only)")
     add("--seed", type=int, default=0, help="of the initial weights, the order and the augmentation")
     add("--data", default="shapes", help="shapes (embedded), cifar100 (download), or a folder of Parquet/archive files")
     add("--labels", default="fine", help=f"{' or '.join(LABELS)} (coarse: CIFAR-100's 20 superclasses)")
@@ -69,6 +80,7 @@ def config_from(args: argparse.Namespace) -> TrialConfig:
         warmup_epochs=args.warmup_epochs,
         rotation=args.rotation,
         amp=args.amp,
+        engine=args.engine,
         seed=args.seed,
         data=DataConfig(
             source=args.data,

@@ -20,6 +20,7 @@ from study.faithfulness import FaithfulnessReport, evaluate_faithfulness
 from study.networks import build
 from study.storage import Storage
 from study.training.checkpoint import load_checkpoint, restore, save_checkpoint, save_model
+from study.training.engine import make_step
 from study.training.loop import make_optimizer, train_epoch
 
 _CHECK_IMAGES = 8  # validation images whose logits travel with the weights, to prove a re-load
@@ -57,6 +58,7 @@ class Trial:
         if self.device.type == "cuda":
             self.network = self.network.to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.network, config)
+        self._step_with = make_step(config.engine, self.device)
         self._resume()
         train = self.dataset.train
         self._images = torch.as_tensor(train.images).to(self.device)
@@ -96,6 +98,7 @@ class Trial:
             epoch,
             self.dataset.mean,
             self.dataset.std,
+            step_with=self._step_with,
             on_step=on_step,
         )
         if not result.finite:

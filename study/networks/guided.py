@@ -35,10 +35,10 @@ def prove_coverage(network: nn.Module, name: str | None = None) -> None:
             _programs[network] = (signature, compile_program(network, name or type(network).__name__))
 
 
-def record(network: nn.Module, x_NCHW: Tensor, *, dtype: torch.dtype | None = None) -> Tape:
-    """Run the network forward on a tape, from which gradients can be pulled. Raises as :func:`prove_coverage`."""
+def record(network: nn.Module, x_NCHW: Tensor, *, dtype: torch.dtype | None = None, fused: bool = False) -> Tape:
+    """Run the network forward on a :class:`Tape`, from which gradients can be pulled. Raises as `prove_coverage`."""
     prove_coverage(network)
-    return Tape(_programs[network][1][network.training], network, x_NCHW, dtype=dtype)
+    return Tape(_programs[network][1][network.training], network, x_NCHW, dtype=dtype, fused=fused)
 
 
 def input_gradient(network: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> Tensor:

@@ -24,14 +24,21 @@ class Tape:
     and one :meth:`push`; last :meth:`backward`, the gradient in the parameters, which ends the tape.
 
     The network runs in its present mode; batch-norm's running statistics move once. ``dtype``: what convolutions and
-    linear layers compute in, None for the parameters' own.
+    linear layers compute in, None for the parameters' own. ``fused``: batch-norm's pointwise chains run as compiled
+    kernels (:mod:`study.networks.rules.mixing`).
     """
 
     def __init__(
-        self, program: Program, network: nn.Module, x_NCHW: Tensor, *, dtype: torch.dtype | None = None
+        self,
+        program: Program,
+        network: nn.Module,
+        x_NCHW: Tensor,
+        *,
+        dtype: torch.dtype | None = None,
+        fused: bool = False,
     ) -> None:
         self._program = program
-        self._pass = Pass(dtype)
+        self._pass = Pass(dtype, fused)
         self._cells: list[Cell | None] = []
         modules = dict(network.named_modules())
         readers = dict(program.readers)

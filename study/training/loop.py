@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from study.config import TrialConfig
 from study.data.augment import augment, normalize
 from study.errors import InputError
+from study.training.engine import Step
 from study.training.regularizer import StepLoss, regularized_step
 from study.training.schedule import learning_rate, regularizer_weight, steps_per_epoch
 
@@ -70,13 +71,14 @@ def train_epoch(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     *,
+    step_with: Step = regularized_step,
     on_step: Callable[[int, int], None] | None = None,
 ) -> EpochResult:
     """Train on every image once; ``epoch`` counts from 0. The network is left in train mode.
 
     Images (N, 3, H, W, uint8) and labels (N, int64) are on the network's device; ``mean`` and ``std`` in units of a
-    pixel in [0, 1]. ``on_step(done, of)`` is called after a batch was handed to the device. torch's global random
-    state is left as it was.
+    pixel in [0, 1]. ``step_with``: of :func:`study.training.engine.make_step`. ``on_step(done, of)`` is
+    called after a batch was handed to the device. torch's global random state is left as it was.
 
     A batch whose loss or gradient is not finite changes no weight, nor does any batch after it; that is found out at
     the epoch's end (``finite``), without waiting in between.
@@ -107,7 +109,7 @@ def train_epoch(
             parts = min(config.accumulate, max(1, len(rows) // 2))
             loss = torch.zeros((), device=device)
             for x, y in zip(x_NCHW.tensor_split(parts), labels.tensor_split(parts), strict=True):
-                losses = regularized_step(
+                losses = step_with(
                     network,
                     x,
                     y,

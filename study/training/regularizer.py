@@ -101,13 +101,15 @@ def regularized_step(
     label_smoothing: float = 0.0,
     share: float = 1.0,
     dtype: torch.dtype | None = None,
+    fused: bool = False,
 ) -> StepLoss:
     """One batch's losses; the gradient of ``share * L`` in every parameter that trains is added to its ``.grad``.
 
     Input gradients are per image (n times the gradient of the batch mean), so that ``weight`` (lambda) does not depend
     on the batch size. ``share`` is a batch's part of a step that accumulates several. ``dtype``: what convolutions and
     linear layers compute in (bfloat16, float16), None for the parameters' own; losses, errors and reductions are in
-    float32 at least. At weight 0 this is plain training by stock autograd, and ``error`` is not read.
+    float32 at least. ``fused``: batch-norm's pointwise chains run as compiled kernels. At weight 0 this is plain
+    training by stock autograd, and ``error`` is not read.
 
     Raises :class:`InputError` for an unknown error function or a network that cannot be guided.
     """
@@ -119,7 +121,7 @@ def regularized_step(
         return StepLoss(loss.detach(), loss.detach(), None, logits.detach())
     if error not in ERRORS:
         raise InputError(f"reg_error: unknown value {error!r}; choose one of {', '.join(ERRORS)}")
-    tape = record(network, x_NCHW, dtype=dtype)
+    tape = record(network, x_NCHW, dtype=dtype, fused=fused)
     logits_NK, n = tape.logits_NK, labels_N.shape[0]
     classification = F.cross_entropy(logits_NK, labels_N, label_smoothing=label_smoothing)
     g_NK = cross_entropy_gradient(logits_NK, labels_N, label_smoothing)

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 class Pass:
     """What all operations of one call share: the gradients of its parameters, summed, and their scale.
 
-    ``dtype`` is what convolutions and linear layers compute in; None: the parameters' own. Gradients in reduced
+    ``dtype`` is what convolutions and linear layers compute in; None: the parameters' own. ``fused``: pointwise chains
+    run as compiled kernels. Gradients in reduced
     precision are scaled so that they do not underflow: ``unscale`` takes the scale of the pass at hand from a
     parameter's gradient, ``rescale`` brings a second derivative to the scale of the gradient that it is added to.
     None: there is no scale.
     """
 
     dtype: torch.dtype | None = None
+    fused: bool = False
     unscale: Tensor | None = None
     rescale: Tensor | None = None
     sums: dict[nn.Parameter, Tensor] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from study.errors import InputError
 from study.networks.rules.base import Cell, Pull, Rule
+from study.networks.rules.mixing import mix
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class BatchNorm(Rule):
         arrived = _arrive(g, x, s)
         if how.keep:
             cell.kept["g"] = arrived
-        return (_through(arrived, x, s, own=how.own and not how.keep),)
+        return (_through(cell, arrived, own=how.own and not how.keep),)
 
     def push(self, cell: Cell, *u: Tensor, own: bool = False) -> Tensor:
         """The same on a direction; the weight's gradient of <pull(g), u>."""
@@ -88,7 +89,7 @@ class BatchNorm(Rule):
             cell.kept["u"], cell.kept["A"] = arrived, product
             product = product - g.mean_hat * arrived.mean_hat
         cell.shared.add(cell.module.weight, n * s.rstd * product)
-        return _through(arrived, x, s, own=own and not s.batch)
+        return _through(cell, arrived, own=own and not s.batch)
 
     def backward(self, cell: Cell, v: Tensor, *, own: bool, need_input: bool = True) -> tuple[Tensor | None, ...]:
         """First-order backward of v, plus the gradient of <pull(g), u> in x where a direction was pushed through."""
@@ -100,7 +101,7 @@ class BatchNorm(Rule):
         if not need_input:
             return (None,)
         if "u" not in cell.kept:
-            return (_through(arrived, x, s, own=own),)
+            return (_through(cell, arrived, own=own),)
         g, u, a = cell.kept.pop("g"), cell.kept.pop("u"), cell.kept.pop("A")
         c, d = g.mean_hat, u.mean_hat
         alpha, beta = s.weight * s.rstd, s.weight * s.rstd.square()
@@ -108,7 +109,8 @@ class BatchNorm(Rule):
             beta = beta * cell.shared.rescale
         of_x = (beta * (3 * c * d - a) - alpha * arrived.mean_hat) * s.rstd
         constant = beta * (d * g.mean + c * u.mean) - alpha * arrived.mean - of_x * s.mean
-        return (_mix(constant, [(v, alpha), (x, of_x), (g.t, -beta * d), (u.t, -beta * c)], own=own),)
+        terms = [(v, alpha), (x, of_x), (g.t, -beta * d), (u.t, -beta * c)]
+        return (mix(constant, terms, own=own, fused=cell.shared.fused),)
 
 
 def _arrive(t: Tensor, x: Tensor, s: _Statistics, *, needed: bool = False) -> _Arrived:
@@ -131,27 +133,12 @@ def _sum_of_products(t: Tensor, other: Tensor, s: _Statistics) -> Tensor:
     return products
 
 
-def _through(arrived: _Arrived, x: Tensor, s: _Statistics, *, own: bool) -> Tensor:
+def _through(cell: Cell, arrived: _Arrived, *, own: bool) -> Tensor:
     """Gamma r (t - mean(t) - x^ mean(t x^)), without the means for running statistics."""
+    x, s, fused = cell.kept["x"], cell.kept["s"], cell.shared.fused
     alpha = s.weight * s.rstd
     if not s.batch:
-        return _mix(torch.zeros_like(alpha), [(arrived.t, alpha)], own=own)
+        return mix(torch.zeros_like(alpha), [(arrived.t, alpha)], own=own, fused=fused)
     of_x = -alpha * s.rstd * arrived.mean_hat
-    return _mix(-alpha * arrived.mean - of_x * s.mean, [(arrived.t, alpha), (x, of_x)], own=own)
-
-
-def _mix(constant_C: Tensor, terms: list[tuple[Tensor, Tensor]], *, own: bool) -> Tensor:
-    """Sum of tensors (N, C, ...) times coefficients (C,), plus a constant (C,); ``own``: into the first tensor."""
-    first = terms[0][0]
-
-    def broadcast(values_C: Tensor) -> Tensor:
-        return values_C.view(1, -1, *(1,) * (first.ndim - 2))
-
-    # Coefficients and sums stay in the statistics' precision; only the result is rounded to the gradient's.
-    if own and first.dtype == constant_C.dtype:
-        out = torch.addcmul(broadcast(constant_C), first, broadcast(terms[0][1]), out=first)
-    else:
-        out = torch.addcmul(broadcast(constant_C), first, broadcast(terms[0][1]))
-    for tensor, coefficient_C in terms[1:]:
-        out.addcmul_(tensor, broadcast(coefficient_C))
-    return out.to(first.dtype)
+    constant = -alpha * arrived.mean - of_x * s.mean
+    return mix(constant, [(arrived.t, alpha), (x, of_x)], own=own, fused=fused)

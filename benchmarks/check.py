@@ -1,0 +1,196 @@
+"""Is the regularized step right on this device? ``python -m benchmarks.check``, before any speed is measured.
+
+Needs torch and torchvision only. Every line is one check, with what was measured and what is allowed; the exit code
+is 1 where one failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import stock
+from study.config import ENGINES, NETWORKS, REG_ERRORS, TrialConfig
+from study.data.augment import normalize
+from study.networks import build
+from study.networks.guided import input_gradients
+from study.training.engine import Step, make_step
+from study.training.loop import make_optimizer, train_epoch
+from study.training.regularizer import regularized_step
+
+CLASSES, IMAGES, SIDE, STEPS = 10, 8, 16, 20
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+#: What is compared, the largest deviation found, and the largest allowed.
+Finding = tuple[str, float, float]
+
+
+def case(name: str, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(0)
+    network = build(name, CLASSES).to(device, dtype).to(memory_format=torch.channels_last)
+    x = torch.randn(IMAGES, 3, SIDE, SIDE, dtype=dtype).to(device, memory_format=torch.channels_last)
+    return network, x, torch.randint(0, CLASSES, (IMAGES,)).to(device)
+
+
+def deviation(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest difference of two lists of tensors, relative to the largest norm: some are zero in theory."""
+    with torch.no_grad():
+        scale = max(float(e.norm()) for e in expected)
+        return max(float((f - e).norm()) for f, e in zip(found, expected, strict=True)) / scale
+
+
+def gradients(network: nn.Module) -> list[Tensor]:
+    return [p.grad for p in network.parameters() if p.grad is not None]
+
+
+def input_gradients_of(name: str, device: torch.device) -> Iterator[Finding]:
+    """Against stock autograd with rectifiers of its own, in float64."""
+    network, x, y = case(name, device, torch.float64)
+    network.eval()
+    twin = stock.guidable(network)
+    for what, guided, found in zip(("standard", "guided"), (False, True), input_gradients(network, x, y), strict=True):
+        leaf = x.clone().requires_grad_()
+        twin.guided[0] = guided  # type: ignore[index, operator]
+        loss = nn.functional.cross_entropy(twin(leaf), y, reduction="sum")
+        (expected,) = torch.autograd.grad(loss, leaf)
+        yield f"{name}: {what} input gradient", deviation([found], [expected]), 1e-9
+
+
+def parameter_gradients_of(name: str, device: torch.device) -> Iterator[Finding]:
+    """Against stock double backpropagation, in float64, train mode."""
+    for error in REG_ERRORS:
+        network, x, y = case(name, device, torch.float64)
+        twin = stock.guidable(network)
+        regularized_step(network, x, y, error=error, weight=3.0)
+        stock.one_forward(twin, x, y, 3.0, None, error)
+        yield f"{name}: parameter gradients, {error}", deviation(gradients(network), gradients(twin)), 1e-9
+
+
+def trajectory(name: str, device: torch.device, step: Step, dtype: torch.dtype, **options: Any) -> list[Tensor]:
+    """Losses of some steps of SGD; every fourth is regularized, so that both kinds are recorded."""
+    network, x, y = case(name, device, dtype)
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
+    losses = []
+    for i in range(8):
+        optimizer.zero_grad(set_to_none=True)
+        found = step(network, x + 0.1 * i, y, error="cosine", weight=0.1 if i % 4 == 0 else 0.0, **options)
+        losses.append(found.loss)
+        optimizer.step()
+    return [*losses, *(b.double() for b in network.buffers())]
+
+
+def engines_of(name: str, device: torch.device) -> Iterator[Finding]:
+    """Every engine against the eager one: losses and running statistics."""
+    for dtype, allowed in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
+        expected = trajectory(name, device, make_step("eager", device), dtype)
+        for engine in ENGINES[1:]:
+            if engine == "graph" and device.type != "cuda":
+                continue
+            found = trajectory(name, device, make_step(engine, device), dtype)
+            yield f"{name}: engine {engine}, {str(dtype)[6:]}", deviation(found, expected), allowed
+
+
+def reduced_precision_of(name: str, device: torch.device) -> Iterator[Finding]:
+    """The direction of all parameters' gradient, against float32."""
+    network, x, y = case(name, device, torch.float32)
+    flat = {}
+    for dtype in (None, torch.bfloat16, torch.float16):
+        twin = copy.deepcopy(network)
+        regularized_step(twin, x, y, error="mse", weight=1.0, dtype=dtype)
+        flat[dtype] = torch.cat([g.flatten() for g in gradients(twin)])
+    for dtype, allowed in ((torch.bfloat16, 0.05), (torch.float16, 0.01)):
+        cosine = nn.functional.cosine_similarity(flat[None], flat[dtype], dim=0)
+        yield f"{name}: 1 - cos of the gradient, {str(dtype)[6:]}", 1 - float(cosine), allowed
+
+
+def plain_of(name: str, device: torch.device) -> Iterator[Finding]:
+    """Lambda 0 is plain training: weights after some steps. Images lie in another order within a batch."""
+    config = TrialConfig(
+        name,
+        STEPS,
+        1e-2,
+        batch_size=IMAGES,
+        crop_padding=0,
+        flip=False,
+        schedule="constant",
+        warmup_epochs=0,
+        amp="none",
+    )
+    images = torch.randint(0, 256, (IMAGES, 3, SIDE, SIDE), dtype=torch.uint8).to(device)
+    ours, _, labels = case(name, device, torch.float32)
+    theirs = copy.deepcopy(ours)
+    optimizer = make_optimizer(ours, config)
+    for epoch in range(STEPS):
+        train_epoch(ours, optimizer, images, labels, config, epoch, MEAN, STD)
+    stock_optimizer = torch.optim.SGD(theirs.parameters(), 1e-2, 0.9, weight_decay=5e-4, nesterov=True, fused=True)
+    x = normalize(images, MEAN, STD)
+    for _ in range(STEPS):
+        stock_optimizer.zero_grad()
+        nn.functional.cross_entropy(theirs(x), labels).backward()
+        stock_optimizer.step()
+    found, expected = list(ours.parameters()), list(theirs.parameters())
+    yield f"{name}: lambda 0 against plain training", deviation(found, expected), 1e-4
+
+
+def waits_of(name: str, device: torch.device) -> Iterator[Finding]:
+    """CUDA raises at whatever makes the host wait between the first step and the last."""
+    if device.type != "cuda":
+        return
+    images = torch.randint(0, 256, (8 * IMAGES, 3, SIDE, SIDE), dtype=torch.uint8).to(device)
+    labels = torch.randint(0, CLASSES, (8 * IMAGES,)).to(device)
+    for engine in ENGINES:
+        config = TrialConfig(name, 2, 0.01, 0.1, "cosine", 2, IMAGES, rotation=15, clip_norm=1.0, engine=engine)
+        network, _, _ = case(name, device, torch.float32)
+        optimizer, step = make_optimizer(network, config), make_step(engine, device)
+
+        def watch(done: int, of: int) -> None:
+            # Compiling and recording wait, and both are over after two steps of either kind.
+            torch.cuda.set_sync_debug_mode("error" if 4 <= done < of else "default")
+
+        waited = 0.0
+        try:
+            for epoch in range(2):
+                train_epoch(network, optimizer, images, labels, config, epoch, MEAN, STD, step_with=step, on_step=watch)
+        except RuntimeError as error:
+            print(f"     {error}")
+            waited = 1.0
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        yield f"{name}: steps that wait for the device, {engine}", waited, 0.0
+
+
+CHECKS = (input_gradients_of, parameter_gradients_of, engines_of, reduced_precision_of, plain_of, waits_of)
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(prog="python -m benchmarks.check", description=__doc__.splitlines()[0])
+    parse.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS), metavar="NETWORK")
+    parse.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parse
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    device = torch.device(arguments.device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"torch {torch.__version__} · {where}")
+    failed = 0
+    for name in arguments.networks:
+        for check in CHECKS:
+            for what, found, allowed in check(name, device):
+                good = found <= allowed  # not so for NaN
+                failed += not good
+                print(f"{'ok  ' if good else 'FAIL'} {what:<60} {found:.1e}  (at most {allowed:.0e})", flush=True)
+    print(f"{failed} failed" if failed else "all passed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
