@@ -44,6 +44,7 @@ def test_check_fails_where_a_number_is_wrong(
 def test_a_gpu_host_needs_torch_alone() -> None:
     """Neither the tuning stack nor the ledger is there; importing any of it would raise."""
     absent = ("ray", "optuna", "mlflow", "pydantic", "pytest")
-    code = f"import sys; sys.modules.update(dict.fromkeys({absent}))\nimport benchmarks.check, benchmarks.step, study.train"
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({absent}))"
+    code = f"{blocked}; import benchmarks.check, benchmarks.step, study.train"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
