@@ -14,10 +14,9 @@ from study.config import TrialConfig
 from study.data.augment import normalize
 from study.errors import InputError
 from study.networks import build
-from study.training import loop
 from study.training.checkpoint import load_checkpoint, restore, save_checkpoint
 from study.training.loop import EpochResult, make_optimizer, train_epoch
-from study.training.regularizer import StepLoss
+from study.training.regularizer import StepLoss, regularized_step
 from study.training.schedule import learning_rate
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -178,17 +177,15 @@ def test_regularized_epoch_reports_both_terms() -> None:
     assert result.loss == pytest.approx(result.classification + 0.5 * result.regularization, rel=1e-5)
 
 
-def test_lazy_epoch_regularizes_every_fourth_step_with_fourfold_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lazy_epoch_regularizes_every_fourth_step_with_fourfold_weight() -> None:
     weights: list[float] = []
-    step = loop.regularized_step
 
     def spy(*args: Any, **options: Any) -> StepLoss:
         weights.append(options["weight"])
-        return step(*args, **options)
+        return regularized_step(*args, **options)
 
-    monkeypatch.setattr(loop, "regularized_step", spy)
     network, optimizer = new(LAZY)
-    results = train(network, optimizer, LAZY, range(4))
+    results = train(network, optimizer, LAZY, range(4), step_with=spy)
     assert weights == [2.0, 0, 0, 0] * 3  # across epochs of three steps
     # The second epoch's only regularized step is its second: the average is over that step's images alone.
     assert all(r.regularization is not None and 0.1 < r.regularization < 2 for r in results[:3])
