@@ -1,6 +1,6 @@
 # `make help` lists what there is. Everything installs itself into .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help study test check ui clean
+.PHONY: help study test soak check ui clean
 SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 RUN := .venv/bin/python -m
@@ -24,6 +24,9 @@ study: $(STAMP)  ## a whole study on embedded data: train, search, front, export
 
 test: $(STAMP)  ## all tests, end to end included
 	@$(RUN) pytest -q --durations=10
+
+soak: $(STAMP)  ## many faults and large scale, for about an hour
+	@$(RUN) pytest -q -s -m soak
 
 check: $(STAMP)  ## lint and types
 	@.venv/bin/ruff check .

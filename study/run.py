@@ -142,7 +142,7 @@ def _write_study(storage: Storage, name: str, spec: StudySpec, identity: dict[st
 def _on_cluster(args: argparse.Namespace, spec: StudySpec, name: str, storage: Storage, *, is_default: bool) -> int:
     from rich.console import Console
 
-    from study.ledger import Ledger, create_store, default_tracking_uri
+    from study.ledger import Ledger, create_store, default_tracking_uri, replay, settle
 
     tracking_uri = args.tracking_uri or default_tracking_uri(storage.local)
     create_store(tracking_uri)
@@ -170,6 +170,7 @@ def _on_cluster(args: argparse.Namespace, spec: StudySpec, name: str, storage: S
             tags=tags,
             artifact_location=_artifact_location(args.tracking_uri, storage, name),
         )
+        replay(ledger, storage.local / name / "trials")  # what a killed session could not tell
         searcher = StudySearcher(
             spec,
             storage_url(storage.local / name),
@@ -212,7 +213,13 @@ def _on_cluster(args: argparse.Namespace, spec: StudySpec, name: str, storage: S
         if args.twins and left == 0 and searcher.enqueue_twins():
             run_trials(spec, searcher, **session)
             left = searcher.remaining()
-        ledger.close_study(complete=left == 0)
+        untold = settle(ledger, storage.local / name / "trials", complete=left == 0)
+        if untold:
+            print(
+                f"ledger   {untold} trials wait for {args.tracking_uri or 'the ledger'}, which does not answer; "
+                "nothing is lost: type the same command when it is back",
+                file=sys.stderr,
+            )
         return _conclude(args, spec, name, storage, searcher, left)
 
 

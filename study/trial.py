@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from study import metrics
-from study.config import TrialConfig
+from study.config import TrialConfig, fingerprint
 from study.data import Dataset, Split, open_dataset
 from study.data.augment import normalize
 from study.errors import InputError
@@ -139,6 +140,22 @@ class Trial:
         table = pa.table({name: pa.array(values) for name, values in self.report.per_image.items()})
         parquet.write_table(table, folder / metrics.PER_IMAGE_FILE)
         return [folder / name for name in (metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE, metrics.PER_IMAGE_FILE)]
+
+    def inputs(self) -> list[dict[str, Any]]:
+        """The images that this trial uses, as :class:`study.ledger.DataInput` takes them; digests cover the split."""
+        data = self.config.data
+        return [
+            {
+                "name": Path(data.source).name,
+                "digest": fingerprint({**dataclasses.asdict(data), "source": self.dataset.fingerprint, "as": context})[
+                    :32
+                ],
+                "source": data.source,
+                "context": context,
+                "images": len(split.labels),
+            }
+            for context, split in (("training", self.dataset.train), ("validation", self.dataset.validation))
+        ]
 
     def card(self) -> dict[str, Any]:
         """What a reader of the weights needs: network, preprocessing, configuration, scores and their protocol."""

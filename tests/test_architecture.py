@@ -16,9 +16,7 @@ EVERYBODY = {"study", "study.config", "study.errors", "study.metrics", "study.sp
 ALLOWED: dict[str, set[str]] = {
     **{room: set() for room in EVERYBODY},
     "study.storage": set(),
-    "study.records": set(),
-    "study.tracking": set(),
-    "study.ledger": {"study.records", "study.tracking"},
+    "study.ledger": set(),
     "study.data": set(),
     "study.networks": set(),
     "study.saliency": {"study.networks"},
@@ -30,14 +28,14 @@ ALLOWED: dict[str, set[str]] = {
     "study.tuning": {"study.trial", "study.ledger", "study.storage"},
     "study.run": {"study.plan", "study.tuning", "study.ledger", "study.data", "study.storage"},
     "analysis": set(),
-    "analysis.load": {"study.storage", "study.ledger", "study.records", "study.tracking"},
+    "analysis.load": {"study.storage", "study.ledger"},
     "analysis.figure": {"analysis.load"},
     "analysis.pareto": {
-        "analysis.load", "analysis.figure", "analysis.twins", "study.ledger", "study.records", "study.storage",
+        "analysis.load", "analysis.figure", "analysis.twins", "study.ledger", "study.storage",
     },
-    "analysis.twins": {"analysis.load", "analysis.pareto", "study.ledger", "study.records"},
+    "analysis.twins": {"analysis.load", "analysis.pareto", "study.ledger"},
     "analysis.export": {
-        "analysis.load", "analysis.pareto", "study.ledger", "study.records", "study.networks", "study.data",
+        "analysis.load", "analysis.pareto", "study.ledger", "study.networks", "study.data",
         "study.faithfulness", "study.training", "study.storage",
     },
 }  # fmt: skip
@@ -46,7 +44,7 @@ ALLOWED: dict[str, set[str]] = {
 DOORS: dict[str, tuple[str, ...]] = {
     "ray": ("study/tuning/", "study/run.py"),
     "optuna": ("study/tuning/searcher.py", "analysis/importance.py"),
-    "mlflow": ("study/ledger.py", "analysis/export.py"),
+    "mlflow": ("study/ledger/", "analysis/export.py"),
 }
 #: Imported before a command's arguments are known to be good: nothing heavy at the top.
 LIGHT = ("study/config.py", "study/errors.py", "study/metrics.py", "study/space.py", "study/spec.py", "study/run.py",
@@ -104,7 +102,7 @@ def test_the_checker_catches_what_it_should() -> None:
     assert violations("study/trial.py", "import ray")
     assert violations("study/trial.py", "def f():\n    from mlflow import MlflowClient")
     assert violations("study/training/loop.py", "from study.tuning.searcher import StudySearcher")
-    assert violations("study/ledger.py", "from analysis.load import load")
+    assert violations("study/ledger/study.py", "from analysis.load import load")
     assert violations("analysis/load.py", "from study.networks import build")
     assert not violations("study/training/loop.py", "from study.networks.guided import record\nimport torch")
 

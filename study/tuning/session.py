@@ -32,12 +32,12 @@ from rich.console import Console  # noqa: E402
 from study import metrics  # noqa: E402
 from study.config import TrialConfig  # noqa: E402
 from study.errors import InputError  # noqa: E402
-from study.ledger import Ledger  # noqa: E402
+from study.ledger import Ledger, TrialBook  # noqa: E402
 from study.spec import Resources, StudySpec  # noqa: E402
 from study.storage import Storage  # noqa: E402
 from study.tuning.progress import StudyProgress  # noqa: E402
 from study.tuning.searcher import StudySearcher  # noqa: E402
-from study.tuning.trainable import StudyTrainable  # noqa: E402
+from study.tuning.trainable import StudyTrainable, trial_folder  # noqa: E402
 
 _CONNECT_SECONDS = 5.0
 
@@ -103,8 +103,9 @@ def _log_to_file(file: Path) -> None:
 class _LedgerFailures(tune.Callback):
     """A trial that died with its worker cannot write its own end; the driver does."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, storage: Storage) -> None:
         self._ledger = ledger
+        self._storage = storage
 
     def __getstate__(self) -> dict[str, object]:
         """Ray pickles its callbacks with its snapshot, which a study does not continue from."""
@@ -114,8 +115,16 @@ class _LedgerFailures(tune.Callback):
         config = TrialConfig.from_dict(trial.config["trial"])
         error = trial.get_pickled_error() or trial.get_error()
         last = str(error).strip().splitlines()[-1] if error else "its worker process died"
-        run = self._ledger.open_trial(trial.config["number"], config.seed, config.to_dict(), trial.config["tags"])
-        run.finish(metrics.FAILED, reason=last[:400])
+        number = trial.config["number"]
+        book = TrialBook(
+            Ledger(self._ledger.tracking_uri, self._ledger.study),
+            trial_folder(self._storage, self._ledger.study, number),
+            trial=number,
+            seed=config.seed,
+            params=config.to_dict(),
+            tags=trial.config["tags"],
+        )
+        book.finish(metrics.FAILED, reason=last[:400], patience=0)
 
 
 def run_trials(
@@ -159,7 +168,7 @@ def run_trials(
             name="session",
             storage_path=str(scratch),
             failure_config=tune.FailureConfig(max_failures=spec.budget.retries),
-            callbacks=[progress, _LedgerFailures(ledger)],
+            callbacks=[progress, _LedgerFailures(ledger, storage)],
             verbose=0,
         ),
     )

@@ -10,7 +10,7 @@ from ray import tune
 
 from study import metrics
 from study.config import TrialConfig
-from study.ledger import Ledger, TrialRun
+from study.ledger import DataInput, Ledger, SupersededError, TrialBook
 from study.storage import Storage
 
 _RAY_CHECKPOINT = "progress.json"
@@ -47,11 +47,16 @@ class StudyTrainable(tune.Trainable):
         storage = Storage(Path(config["storage"]), config["storage_uri"])
         folder = trial_folder(storage, config["study"], config["number"])
         self.trial = Trial(self._trial_config, folder, storage=storage)
-        ledger = Ledger(config["tracking_uri"], config["study"])
-        self.run: TrialRun = ledger.open_trial(
-            config["number"], self._trial_config.seed, self._trial_config.to_dict(), config["tags"]
+        self.book = TrialBook(
+            Ledger(config["tracking_uri"], config["study"]),
+            folder,
+            trial=config["number"],
+            seed=self._trial_config.seed,
+            params=self._trial_config.to_dict(),
+            tags=config["tags"],
+            inputs=[DataInput(**values) for values in self.trial.inputs()],
         )
-        self.run.sync(self.trial.history)
+        self.book.report(self.trial.history)
 
     def step(self) -> dict[str, Any]:
         if not self._opened:
@@ -59,7 +64,9 @@ class StudyTrainable(tune.Trainable):
             self._opened = True
         if not self.trial.finished:
             self.trial.step()
-            self.run.sync(self.trial.history)
+            self.book.report(self.trial.history)
+        if self.book.superseded:
+            raise SupersededError("another process has taken this trial over")
         if self.trial.finished:
             self._finish()
         report = self.trial.history[-1] if self.trial.history else {}
@@ -72,14 +79,14 @@ class StudyTrainable(tune.Trainable):
         }
 
     def _finish(self) -> None:
-        """Before Ray hears that the trial is over, the ledger has all of it: a kill between finds it complete."""
+        """Before Ray hears that the trial is over, the ledger has all of it; the journal, where the ledger is away."""
         if self.trial.state == metrics.DIVERGED:
-            self.run.finish(metrics.DIVERGED, reason=self.trial.reason)
+            self.book.finish(metrics.DIVERGED, reason=self.trial.reason)
             return
         files = self.trial.export(self.trial.folder)
         final = {k: v for k, v in self.trial.history[-1].items() if k != "epoch"}
         protocol = self.trial.card()["protocol"]
-        self.run.finish(metrics.COMPLETE, scores=final, files=files, tags={metrics.TAG_PROTOCOL: protocol})
+        self.book.finish(metrics.COMPLETE, scores=final, files=files, tags={metrics.TAG_PROTOCOL: protocol})
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Ray asks for one when it pauses a trial; what matters is in the trial's own folder already."""

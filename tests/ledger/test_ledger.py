@@ -17,7 +17,8 @@ import pytest
 
 from study import metrics
 from study.errors import InputError
-from study.ledger import EPOCH_METRIC, Ledger, create_store, default_tracking_uri
+from study.ledger import Ledger, create_store, default_tracking_uri
+from study.ledger.run import EPOCH_METRIC
 
 PARAMS = {
     "network": "tiny",

@@ -8,68 +8,37 @@ found again by its tag ``TAG_KEY``. MLflow is imported when the ledger is first 
 from __future__ import annotations
 
 import json
-import logging
-import math
-import os
 import re
+import secrets
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from study import metrics
 from study.errors import InputError
-from study.records import StudyRecord, TrialRecord, flatten, read_run, run_name, same_number
-from study.tracking import default_tracking_uri, first_line, locked, probe, shown, sqlite_path
+from study.ledger.records import StudyRecord, TrialRecord, flatten, read_run, run_name
+from study.ledger.run import SupersededError, TrialRun, log_texts
+from study.ledger.store import connect, create_store
+from study.ledger.tracking import first_line, shown, sqlite_path
 
-__all__ = ["Ledger", "StudyRecord", "TrialRecord", "TrialRun", "create_store", "default_tracking_uri"]
-
-EPOCH_METRIC = "epoch"  # logged with every report: its latest value is the last epoch that the ledger holds
 TAG_SPEC = "study.spec"  # the specification as JSON, in parts: study.spec.00, study.spec.01, ...
 TAG_TEST_OPENING = "study.test_opening"  # study.test_opening/WHEN: the test split was looked at, and why
 
 _TAG_CHARACTERS = 4000  # per tag; every MLflow server takes 5000
-_BATCH = 100  # params and tags per request, MLflow's limit
 _PAGE = 1000  # runs per search request
-_END_STATUS = {
-    metrics.COMPLETE: "FINISHED",
-    metrics.STOPPED: "FINISHED",
-    metrics.DIVERGED: "FAILED",
-    metrics.FAILED: "FAILED",
-}
-# A study is nobody's telemetry, and its terminal belongs to its own progress.
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
 
 
-def create_store(tracking_uri: str) -> None:
-    """Make sure that the store exists and answers, before several processes open it.
+@dataclass(frozen=True)
+class DataInput:
+    """What a run used, for MLflow's list of inputs: ``context`` is training, validation or specification."""
 
-    Processes that open a SQLite store that does not exist yet race through its migrations and fail. So it is made
-    here, under a file lock, beside its place, and renamed into it: a kill midway leaves no half-made store. Raises
-    :class:`InputError`: server unreachable within 5 s, folder not writable, not an MLflow store.
-    """
-    path = sqlite_path(tracking_uri)
-    if path is None:
-        _connect(tracking_uri)
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.with_name(path.name + ".lock")):
-            if not path.exists() or path.stat().st_size == 0:
-                part = path.with_name(path.name + ".part")
-                part.unlink(missing_ok=True)
-                _connect(f"sqlite:///{part}")
-                os.replace(part, path)
-    except OSError as error:
-        raise InputError(
-            f"ledger {path}: cannot be created ({error.strerror}); choose another --storage or --tracking-uri"
-        ) from None
-    _connect(tracking_uri)
+    name: str
+    digest: str
+    source: str
+    context: str
+    images: int | None = None
 
 
 class Ledger:
@@ -88,7 +57,7 @@ class Ledger:
     @property
     def _client(self) -> Any:
         if self._client_ is None:
-            self._client_ = _connect(self.tracking_uri)
+            self._client_ = connect(self.tracking_uri)
         return self._client_
 
     def open_study(
@@ -116,8 +85,12 @@ class Ledger:
         self._parent = parent.info.run_id
         self._client.update_run(self._parent, "RUNNING")
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
+        whole = DataInput("specification", fingerprint[:32], metrics.STUDY_FILE, "specification")
+        self._log_inputs(self._client.get_run(self._parent), [whole])
         parts = [text[i : i + _TAG_CHARACTERS] for i in range(0, len(text), _TAG_CHARACTERS)]
-        _log(self._client, self._parent, tags={**tags, **{f"{TAG_SPEC}.{i:02d}": part for i, part in enumerate(parts)}})
+        log_texts(
+            self._client, self._parent, tags={**tags, **{f"{TAG_SPEC}.{i:02d}": part for i, part in enumerate(parts)}}
+        )
         for stale in (t for t in parent.data.tags if t.startswith(TAG_SPEC) and int(t[-2:]) >= len(parts)):
             self._client.delete_tag(self._parent, stale)
         return str(self._parent)
@@ -126,13 +99,30 @@ class Ledger:
         """End the study's own run: finished, or killed where trials are left for the next session."""
         self._client.set_terminated(self._parent_id(), "FINISHED" if complete else "KILLED")
 
-    def open_trial(self, trial: int, seed: int, params: Mapping[str, Any], tags: Mapping[str, str]) -> TrialRun:
+    def open_trial(
+        self,
+        trial: int,
+        seed: int,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        *,
+        inputs: Sequence[DataInput] = (),
+        attempt: str | None = None,
+    ) -> TrialRun:
         """The run of this trial and seed: found again and set back to RUNNING, else created under the parent.
 
-        ``params`` may be nested; what a run already holds is left as it is, since MLflow's params never change.
+        From now on it belongs to ``attempt`` (None: a new one); what earlier attempts still write is refused. Raises
+        :class:`SupersededError` where a later attempt has it. ``params`` may be nested; what a run already holds is
+        left as it is, since MLflow's params never change.
         """
-        flat = flatten(params)
+        flat, parent = flatten(params), self._parent_id()
         key = f"{self.study}/{trial}/{seed}"
+        matching = f"tags.`{metrics.TAG_KEY}` = '{key}'"
+        found = self._search(matching, limit=1)
+        holder = found[0].data.tags.get(metrics.TAG_ATTEMPT, "") if found else ""
+        attempt = attempt or new_attempt(holder)
+        if holder > attempt:
+            raise SupersededError(f"trial {trial} with seed {seed} belongs to attempt {holder}, later than {attempt}")
         tags = {
             **tags,
             metrics.TAG_KEY: key,
@@ -141,18 +131,20 @@ class Ledger:
             metrics.TAG_TRIAL: str(trial),
             metrics.TAG_SEED: str(seed),
             metrics.TAG_STATE: metrics.RUNNING,
-            "mlflow.parentRunId": self._parent_id(),
+            metrics.TAG_ATTEMPT: attempt,
+            "mlflow.parentRunId": parent,
         }
-        matching = f"tags.`{metrics.TAG_KEY}` = '{key}'"
-        found = self._search(matching, limit=1)
         run = found[0] if found else self._create_once(tags, run_name(trial, params), matching)
-        if found:
-            self._client.update_run(run.info.run_id, status="RUNNING")
-            if metrics.TAG_REASON in run.data.tags:
-                self._client.delete_tag(run.info.run_id, metrics.TAG_REASON)
-        missing = {k: v for k, v in flat.items() if k not in run.data.params}
-        _log(self._client, run.info.run_id, params=missing, tags=tags if found else {})
-        return TrialRun(self._client, run.info.run_id)
+        run_id = run.info.run_id
+        if run.info.status != "RUNNING":
+            self._client.update_run(run_id, status="RUNNING")
+        if metrics.TAG_REASON in run.data.tags:
+            self._client.delete_tag(run_id, metrics.TAG_REASON)
+        if run.data.tags.get(metrics.TAG_ATTEMPT) == attempt:
+            tags = {}  # they were written when it was created
+        log_texts(self._client, run_id, params={k: v for k, v in flat.items() if k not in run.data.params}, tags=tags)
+        self._log_inputs(run, inputs)
+        return TrialRun(self._client, run_id, attempt)
 
     def record(self) -> StudyRecord:
         """The study's own run. Raises :class:`InputError` where the ledger has no such study."""
@@ -198,6 +190,23 @@ class Ledger:
         self._client.set_tag(run_id, place, f"{when} {purpose}")
         self._client.set_tag(parent, f"{place}/{run_id[:8]}", f"{when} run {run_id} {purpose}")
         return sum(tag.startswith(TAG_TEST_OPENING + "/") for tag in self._client.get_run(parent).data.tags)
+
+    def _log_inputs(self, run: Any, inputs: Sequence[DataInput]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        there = {i.dataset.digest for i in run.inputs.dataset_inputs} if run.inputs else set()
+        new = [
+            DatasetInput(
+                Dataset(
+                    i.name, i.digest, "local", json.dumps({"uri": i.source}), profile=json.dumps({"images": i.images})
+                ),
+                [InputTag("mlflow.data.context", i.context)],
+            )
+            for i in inputs
+            if i.digest not in there
+        ]
+        if new:
+            self._client.log_inputs(run.info.run_id, new)
 
     def _find_or_create_experiment(self, artifact_location: str | None) -> None:
         from mlflow.exceptions import MlflowException
@@ -261,104 +270,7 @@ class Ledger:
                 return runs
 
 
-class TrialRun:
-    """One open run. ``run_id`` is MLflow's."""
-
-    def __init__(self, client: Any, run_id: str) -> None:
-        self.run_id = run_id
-        self._client = client
-        history = client.get_metric_history(run_id, EPOCH_METRIC)
-        self._epoch = max((m.step for m in history), default=0)
-
-    def sync(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Log the reports of epochs after the last one logged: one request each, step = epoch.
-
-        MLflow clips infinities to a number that reads like a result, and a value left out would leave an older one
-        standing as the last; so every value that is not finite is stored as NaN.
-        """
-        for report in history:
-            epoch = int(report["epoch"])
-            if epoch > self._epoch:
-                _log(self._client, self.run_id, values={**report, EPOCH_METRIC: epoch}, step=epoch)
-                self._epoch = epoch
-
-    def finish(
-        self,
-        state: str,
-        *,
-        reason: str = "",
-        scores: Mapping[str, float] | None = None,
-        files: Sequence[Path] = (),
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
-        """End the run: artifacts, scores, tags, then the status; the same again changes nothing.
-
-        The state is written last: a run that was killed midway is still running and is finished again. ``scores``
-        that the history already holds are not logged twice. ``files`` go to ``CHECKPOINT_ARTIFACTS``; one that is
-        there with the same size is left. Raises ValueError for a state that is no end.
-        """
-        if state not in _END_STATUS:
-            raise ValueError(f"{state!r} is not the end of a trial; expected one of {', '.join(_END_STATUS)}")
-        there = {f.path: f.file_size for f in self._client.list_artifacts(self.run_id, metrics.CHECKPOINT_ARTIFACTS)}
-        for file in files:
-            if there.get(f"{metrics.CHECKPOINT_ARTIFACTS}/{file.name}") != file.stat().st_size:
-                self._client.log_artifact(self.run_id, str(file), metrics.CHECKPOINT_ARTIFACTS)
-        run = self._client.get_run(self.run_id)
-        new = {k: v for k, v in (scores or {}).items() if not same_number(run.data.metrics.get(k), v)}
-        _log(self._client, self.run_id, values=new, step=self._epoch)
-        last = {**(tags or {}), metrics.TAG_STATE: state}
-        if reason:
-            last[metrics.TAG_REASON] = " ".join(reason.split())[:1000]
-        _log(self._client, self.run_id, tags=last)
-        if run.info.status != _END_STATUS[state]:
-            self._client.set_terminated(self.run_id, _END_STATUS[state])
-
-
-def _connect(tracking_uri: str) -> Any:
-    """An ``MlflowClient`` whose store is known to answer. Raises :class:`InputError`."""
-    scheme = urlsplit(tracking_uri).scheme
-    if scheme in ("", "file"):
-        raise InputError(
-            f"tracking URI {tracking_uri!r}: MLflow has no file store any more; use sqlite:///PATH/mlflow.db"
-        )
-    if scheme in ("http", "https"):
-        probe(tracking_uri)
-    path = sqlite_path(tracking_uri)
-    if path is not None and path.suffix != ".part" and not path.exists():  # MLflow would create it
-        raise InputError(f"ledger {path}: there is none; check --storage or --tracking-uri, or start a study first")
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    for logger in ("mlflow", "alembic"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    try:
-        client = MlflowClient(tracking_uri=tracking_uri)
-        client.search_experiments(max_results=1)
-    except Exception as error:
-        raise InputError(
-            f"ledger {shown(tracking_uri)}: MLflow cannot open it ({first_line(error)}); "
-            "check --tracking-uri, or move the file away to start a new ledger"
-        ) from None
-    return client
-
-
-def _log(
-    client: Any,
-    run_id: str,
-    *,
-    values: Mapping[str, float] | None = None,
-    step: int = 0,
-    params: Mapping[str, str] | None = None,
-    tags: Mapping[str, str] | None = None,
-) -> None:
-    """One request for what fits into one."""
-    from mlflow.entities import Metric, Param, RunTag
-
-    now = int(time.time() * 1000)
-    numbers = [Metric(k, v if math.isfinite(v) else math.nan, now, step) for k, v in (values or {}).items()]
-    texts = [Param(k, v) for k, v in (params or {}).items()]
-    marks = [RunTag(k, str(v)) for k, v in (tags or {}).items()]
-    for i in range(0, max(len(numbers), len(texts), len(marks)), _BATCH):
-        part = slice(i, i + _BATCH)
-        client.log_batch(run_id, metrics=numbers[part], params=texts[part], tags=marks[part])
+def new_attempt(after: str = "") -> str:
+    """A token later than ``after`` in text order: milliseconds, then chance. Later attempts hold a run."""
+    milliseconds = max(int(time.time() * 1000), int(after.partition("-")[0] or 0) + 1)
+    return f"{milliseconds:015d}-{secrets.token_hex(4)}"

@@ -1,0 +1,25 @@
+"""The ledger: one MLflow run per trial and seed, exactly once, whatever is killed and started again.
+
+The only room that knows MLflow, which is imported when a ledger is first used. See docs/decisions/0006-ledger.md.
+"""
+
+from study.ledger.book import TrialBook, replay, settle
+from study.ledger.records import StudyRecord, TrialRecord
+from study.ledger.run import SupersededError, TrialRun
+from study.ledger.store import create_store
+from study.ledger.study import DataInput, Ledger
+from study.ledger.tracking import default_tracking_uri
+
+__all__ = [
+    "DataInput",
+    "Ledger",
+    "StudyRecord",
+    "SupersededError",
+    "TrialBook",
+    "TrialRecord",
+    "TrialRun",
+    "create_store",
+    "default_tracking_uri",
+    "replay",
+    "settle",
+]

@@ -1,0 +1,127 @@
+"""One trial's run: written by one attempt at a time, every epoch once."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from study import metrics
+from study.ledger.records import same_number
+
+EPOCH_METRIC = "epoch"  # logged with every report: its latest value is the last epoch that the ledger holds
+REPORT_MS = "ms"  # in a report: when it was made (Unix, ms); not a metric
+
+_BATCH = 100  # params and tags per request, MLflow's limit
+_METRICS = 1000  # metrics per request, MLflow's limit
+_END_STATUS = {
+    metrics.COMPLETE: "FINISHED",
+    metrics.STOPPED: "FINISHED",
+    metrics.DIVERGED: "FAILED",
+    metrics.FAILED: "FAILED",
+}
+
+
+class SupersededError(RuntimeError):
+    """A later attempt at this trial has taken its run over: what this one still has to say is not written."""
+
+
+class TrialRun:
+    """One open run. ``run_id`` is MLflow's, ``attempt`` the token by which this writer holds it.
+
+    Every write first reads whose run it is, and raises :class:`SupersededError` where another attempt took it over.
+    """
+
+    def __init__(self, client: Any, run_id: str, attempt: str) -> None:
+        self.run_id = run_id
+        self.attempt = attempt
+        self._client = client
+        history = client.get_metric_history(run_id, EPOCH_METRIC)
+        self._epoch = max((m.step for m in history), default=0)
+
+    def sync(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Log the reports of epochs after the last one logged, step = epoch: as many in one request as fit into it.
+
+        An epoch's values are in one request together with its number, so that an epoch is logged wholly or not.
+        MLflow clips infinities to a number that reads like a result, and a value left out would leave an older one
+        standing as the last; so every value that is not finite is stored as NaN.
+        """
+        waiting: list[Any] = []
+        epoch = self._epoch
+        for report in history:
+            if int(report["epoch"]) <= epoch:
+                continue
+            values = _metrics({k: v for k, v in report.items() if k != REPORT_MS}, int(report["epoch"]), report)
+            if len(waiting) + len(values) > _METRICS:
+                self._send(waiting, epoch)
+                waiting = []
+            waiting += values
+            epoch = int(report["epoch"])
+        if waiting:
+            self._send(waiting, epoch)
+
+    def finish(
+        self,
+        state: str,
+        *,
+        reason: str = "",
+        scores: Mapping[str, float] | None = None,
+        files: Sequence[Path] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """End the run: artifacts, scores, tags, then the status; the same again changes nothing.
+
+        The state is written last: a run that was killed midway is still running and is finished again. ``scores``
+        that the history already holds are not logged twice. ``files`` go to ``CHECKPOINT_ARTIFACTS``; one that is
+        there with the same size is left. Raises ValueError for a state that is no end.
+        """
+        if state not in _END_STATUS:
+            raise ValueError(f"{state!r} is not the end of a trial; expected one of {', '.join(_END_STATUS)}")
+        run = self._held()
+        there = {f.path: f.file_size for f in self._client.list_artifacts(self.run_id, metrics.CHECKPOINT_ARTIFACTS)}
+        for file in files:
+            if there.get(f"{metrics.CHECKPOINT_ARTIFACTS}/{file.name}") != file.stat().st_size:
+                self._client.log_artifact(self.run_id, str(file), metrics.CHECKPOINT_ARTIFACTS)
+        new = {k: v for k, v in (scores or {}).items() if not same_number(run.data.metrics.get(k), v)}
+        last = {**(tags or {}), metrics.TAG_STATE: state}
+        if reason:
+            last[metrics.TAG_REASON] = " ".join(reason.split())[:1000]
+        self._held()  # uploads may take minutes
+        self._client.log_batch(self.run_id, metrics=_metrics(new, self._epoch))
+        log_texts(self._client, self.run_id, tags=last)
+        if run.info.status != _END_STATUS[state]:
+            self._client.set_terminated(self.run_id, _END_STATUS[state])
+
+    def _send(self, values: list[Any], epoch: int) -> None:
+        self._held()
+        self._client.log_batch(self.run_id, metrics=values)
+        self._epoch = epoch
+
+    def _held(self) -> Any:
+        """The run as it is. Raises :class:`SupersededError` where it belongs to another attempt."""
+        run = self._client.get_run(self.run_id)
+        holder = run.data.tags.get(metrics.TAG_ATTEMPT)
+        if holder != self.attempt:
+            raise SupersededError(f"run {self.run_id} belongs to attempt {holder}, not to {self.attempt}")
+        return run
+
+
+def _metrics(values: Mapping[str, float], step: int, report: Mapping[str, float] | None = None) -> list[Any]:
+    from mlflow.entities import Metric
+
+    when = int((report or {}).get(REPORT_MS, time.time() * 1000))
+    return [Metric(k, v if math.isfinite(v) else math.nan, when, step) for k, v in values.items()]
+
+
+def log_texts(
+    client: Any, run_id: str, *, params: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None
+) -> None:
+    """Params and tags, in as few requests as they fit into; none for nothing."""
+    from mlflow.entities import Param, RunTag
+
+    texts = [Param(k, v) for k, v in (params or {}).items()]
+    marks = [RunTag(k, str(v)) for k, v in (tags or {}).items()]
+    for i in range(0, max(len(texts), len(marks)), _BATCH):
+        client.log_batch(run_id, params=texts[i : i + _BATCH], tags=marks[i : i + _BATCH])

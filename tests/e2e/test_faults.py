@@ -1,0 +1,148 @@
+"""A study whose driver, worker or tracking server is killed at random moments: nothing lost, nothing doubled.
+
+Two kills in every test run; ``make soak`` does twenty.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+
+from study import metrics
+from tests.e2e.test_study import SPEC, environment, workers
+
+pytestmark = [pytest.mark.slow]
+
+
+class Processes:
+    """The tracking server and the driver of one study, each started again after it was killed."""
+
+    def __init__(self, folder: Path, trials: int) -> None:
+        self.folder = folder
+        self.trials = trials
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.server = self.start_server()
+        self.driver = self.start_driver()
+
+    def start_server(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
+        command += ["--port", str(self.port), "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        variables = {**environment(self.folder), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        server = subprocess.Popen(command, cwd=self.folder, env=variables, start_new_session=True, **quiet)
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
+                return server
+            except OSError:
+                assert server.poll() is None and time.monotonic() < deadline, "the tracking server does not start"
+                time.sleep(0.3)
+
+    def start_driver(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "study.run", "k.yaml", "--tracking-uri", self.uri, "--trials"]
+        with (self.folder / "driver.log").open("ab") as log:
+            return subprocess.Popen(
+                [*command, str(self.trials)], cwd=self.folder, env=environment(self.folder), stdout=log, stderr=log
+            )
+
+    def kill_server(self, seconds: float) -> None:
+        """The whole session of the server: its worker holds the socket."""
+        os.killpg(self.server.pid, signal.SIGKILL)
+        self.server.wait()
+        time.sleep(seconds)
+        self.server = self.start_server()
+
+    def kill_driver(self) -> None:
+        self.driver.kill()
+        self.driver.wait()
+        self.driver = self.start_driver()
+
+    def kill_worker(self) -> bool:
+        for pid in workers(self.driver.pid):
+            os.kill(pid, signal.SIGKILL)
+            return True
+        return False
+
+    def stop(self) -> None:
+        self.driver.kill()
+        self.driver.wait()
+        os.killpg(self.server.pid, signal.SIGKILL)
+        self.server.wait()
+
+
+def disturb(processes: Processes, kinds: list[str], rng: random.Random) -> None:
+    for kind in kinds:
+        time.sleep(rng.uniform(3, 12))
+        if processes.driver.poll() is not None:
+            return
+        print(f"kill {kind}", flush=True)
+        if kind == "server":
+            processes.kill_server(rng.uniform(2, 10))
+        elif kind == "driver":
+            processes.kill_driver()
+        else:
+            while not processes.kill_worker() and processes.driver.poll() is None:
+                time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    ("kills", "trials"),
+    [
+        pytest.param(2, 5, marks=pytest.mark.timeout(600)),
+        pytest.param(20, 40, marks=[pytest.mark.soak, pytest.mark.timeout(7200)]),
+    ],
+)
+def test_nothing_is_lost_or_doubled(tmp_path: Path, kills: int, trials: int) -> None:
+    rng = random.Random(kills)
+    (tmp_path / "k.yaml").write_text(SPEC.replace("budget: {trials: 6}", f"budget: {{trials: {trials}, retries: 20}}"))
+    kinds = ["server", "worker"] if kills == 2 else [rng.choice(["server", "worker", "driver"]) for _ in range(kills)]
+    processes = Processes(tmp_path, trials)
+    try:
+        folder = tmp_path / "results/k/trials/0000"
+        deadline = time.monotonic() + 240
+        while not (folder / metrics.CHECKPOINT_FILE).exists():
+            assert processes.driver.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        disturb(processes, kinds, rng)
+        assert processes.driver.wait() == 0, (tmp_path / "driver.log").read_text()[-2000:]
+        check(processes, trials)
+    finally:
+        processes.stop()
+
+
+def check(processes: Processes, trials: int) -> None:
+    url = f"sqlite:///{processes.folder}/results/k/optuna.db"
+    asked = optuna.load_study(study_name="k", storage=url).trials
+    assert [t.state.name for t in asked] == ["COMPLETE"] * trials
+    client = MlflowClient(processes.uri)
+    experiment = client.get_experiment_by_name("k")
+    assert experiment is not None
+    runs = [r for r in client.search_runs([experiment.experiment_id]) if r.data.tags[metrics.TAG_ROLE] == "trial"]
+    assert sorted(r.data.tags[metrics.TAG_KEY] for r in runs) == sorted(f"k/{n}/0" for n in range(trials))
+    for run in runs:
+        values = asked[int(run.data.tags[metrics.TAG_TRIAL])].values
+        assert run.info.status == "FINISHED" and run.data.tags[metrics.TAG_STATE] == metrics.COMPLETE
+        assert values == [run.data.metrics[m.ledger_name] for m in (metrics.ACCURACY, metrics.FAITHFULNESS)]
+        history = client.get_metric_history(run.info.run_id, metrics.TRAIN_LOSS)
+        assert [m.step for m in history] == [1, 2, 3, 4], "complete, in order, once"
+        files = {
+            f.path.rpartition("/")[2] for f in client.list_artifacts(run.info.run_id, metrics.CHECKPOINT_ARTIFACTS)
+        }
+        assert {metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE, metrics.PER_IMAGE_FILE} <= files
+    left = list((processes.folder / "results/k/trials").glob(f"*/{metrics.JOURNAL}*"))
+    assert left == [], "the journal is empty"

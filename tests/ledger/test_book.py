@@ -1,0 +1,238 @@
+"""Books kept beside the training: real MLflow servers that go away and come back, attempts that are taken over."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from study import metrics
+from study.ledger import Ledger, SupersededError, TrialBook, replay, settle
+from study.ledger import book as book_module
+from study.ledger.journal import Journal
+from study.ledger.study import DataInput, new_attempt
+
+PARAMS = {"network": "tiny", "reg_weight": 0.5}
+
+
+def report(epoch: int, **values: float) -> dict[str, float]:
+    return {"epoch": epoch, "val/accuracy": 10.0 * epoch, **values}
+
+
+def new_book(ledger: Ledger, folder: Path, **more: object) -> TrialBook:
+    own = Ledger(ledger.tracking_uri, ledger.study)
+    return TrialBook(own, folder, trial=0, seed=0, params=PARAMS, tags={"a": "b"}, **more)
+
+
+def journals(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{metrics.JOURNAL}*"))
+
+
+@pytest.fixture
+def trial_folder(tmp_path: Path) -> Path:
+    return tmp_path / "trials" / "0000"
+
+
+def break_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the server were away: whatever asks for the client is refused the connection."""
+
+    def away(self: Ledger) -> None:
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr(Ledger, "_client", property(away))
+
+
+def test_what_is_told_arrives_once_and_in_order(ledger: Ledger, trial_folder: Path) -> None:
+    book = new_book(ledger, trial_folder, inputs=[DataInput("shapes", "d" * 32, "shapes", "training", 100)])
+    history = [report(1, loss=math.inf)]
+    book.report(history)
+    history.append(report(2))
+    book.report(history)
+    book.report(history)
+    assert book.finish(metrics.COMPLETE, scores={"val/accuracy": 20.0}, tags={metrics.TAG_PROTOCOL: "paper/1"})
+    (record,) = ledger.trials()
+    assert record.state == metrics.COMPLETE and record.tags[metrics.TAG_PROTOCOL] == "paper/1"
+    assert ledger.history(record.run_id, "val/accuracy") == [(1, 10.0), (2, 20.0)]
+    assert math.isnan(ledger.history(record.run_id, "loss")[0][1])
+    run = ledger._client.get_run(record.run_id)
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest, data.tags[0].value) == ("shapes", "d" * 32, "training")
+    assert journals(trial_folder) == []
+
+
+def test_reports_are_gathered_into_few_requests(
+    ledger: Ledger, trial_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = ledger._client
+    sent: list[int] = []
+    log_batch = type(client).log_batch
+
+    def counted(self, run_id, metrics=(), params=(), tags=(), **more):
+        if metrics:
+            sent.append(len(metrics))
+        return log_batch(self, run_id, metrics=metrics, params=params, tags=tags, **more)
+
+    monkeypatch.setattr(type(client), "log_batch", counted)
+    book = new_book(ledger, trial_folder)
+    book.report([report(e, **{f"m{i}": float(i) for i in range(28)}) for e in range(1, 51)])
+    assert book.finish(metrics.COMPLETE)
+    assert sum(sent) == 50 * 30
+    assert len(sent) <= 3 and max(sent) <= 1000 and all(n % 30 == 0 for n in sent)
+
+
+def test_training_goes_on_while_the_ledger_is_away(
+    ledger: Ledger, trial_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book_module, "_GATHER", 0.02)
+    monkeypatch.setattr(book_module, "_CAPACITY", 4)
+    with monkeypatch.context() as patch:
+        break_ledger(patch)
+        book = new_book(ledger, trial_folder)
+        start = time.monotonic()
+        book.report([report(e) for e in range(1, 21)])
+        assert not book.finish(metrics.COMPLETE, patience=0.2)
+        assert time.monotonic() - start < 5
+        (file,) = journals(trial_folder)
+        assert file.read_text().count("\n") == 22  # the opening, 20 reports, the end
+    deadline = time.monotonic() + 20
+    while journals(trial_folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert journals(trial_folder) == []
+    (record,) = ledger.trials()
+    assert record.state == metrics.COMPLETE
+    assert [step for step, _ in ledger.history(record.run_id, "val/accuracy")] == list(range(1, 21))
+
+
+def _work_and_die(tracking_uri: str, folder: Path, finish: bool) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        break_ledger(patch)
+        book = new_book(Ledger(tracking_uri, "demo"), folder)
+        book.report([report(1), report(2)])
+        if finish:
+            book.finish(metrics.COMPLETE, scores={"score": 1.0}, patience=0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def work_and_die(ledger: Ledger, folder: Path, *, finish: bool) -> None:
+    """A worker that trains two epochs while the ledger is away and is killed."""
+    arguments = (ledger.tracking_uri, folder, finish)
+    process = multiprocessing.get_context("fork").Process(target=_work_and_die, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and len(journals(folder)) == 1 and ledger.trials() == []
+
+
+def test_the_next_command_tells_what_a_killed_one_could_not(ledger: Ledger, trial_folder: Path) -> None:
+    work_and_die(ledger, trial_folder, finish=True)
+    assert replay(ledger, trial_folder.parent) == 0
+    assert replay(ledger, trial_folder.parent) == 0
+    (record,) = ledger.trials()
+    assert (record.state, record.metrics["score"]) == (metrics.COMPLETE, 1.0)
+    assert [step for step, _ in ledger.history(record.run_id, "val/accuracy")] == [1, 2]
+    assert journals(trial_folder) == []
+
+
+def test_replay_leaves_what_still_cannot_be_told(
+    ledger: Ledger, trial_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work_and_die(ledger, trial_folder, finish=True)
+    with monkeypatch.context() as patch:
+        break_ledger(patch)
+        assert settle(Ledger(ledger.tracking_uri, "demo"), trial_folder.parent, complete=True, patience=0) == 1
+    assert len(journals(trial_folder)) == 1
+    assert settle(ledger, trial_folder.parent, complete=True, patience=0) == 0
+    assert ledger._client.get_run(ledger.record().run_id).info.status == "FINISHED"
+
+
+def test_a_later_attempt_takes_the_run_over(ledger: Ledger, tmp_path: Path) -> None:
+    """Two machines that share no folder: the first was cut off, and comes back after its replacement has begun."""
+    cut_off = new_book(ledger, tmp_path / "a")
+    cut_off.report([report(1)])
+    while not ledger.trials():
+        time.sleep(0.05)
+    while cut_off._waiting:
+        time.sleep(0.05)
+    replacement = new_book(ledger, tmp_path / "b")
+    replacement.report([report(1), report(2)])
+    assert replacement.finish(metrics.COMPLETE)
+    cut_off.report([report(1), report(2, late=1.0)])
+    assert not cut_off.finish(metrics.FAILED, reason="late", patience=10) or cut_off.superseded
+    assert cut_off.superseded
+    (record,) = ledger.trials()
+    assert record.state == metrics.COMPLETE and metrics.TAG_REASON not in record.tags
+    assert ledger.history(record.run_id, "late") == []
+    assert ledger.history(record.run_id, "val/accuracy") == [(1, 10.0), (2, 20.0)]
+    assert journals(tmp_path / "a") == journals(tmp_path / "b") == []
+
+
+def test_an_earlier_attempt_cannot_open_the_run_again(ledger: Ledger) -> None:
+    early = new_attempt()
+    late = new_attempt(early)
+    assert late > early and new_attempt("004102444800000-ffffffff") > "004102444800000-ffffffff"
+    run = ledger.open_trial(0, 0, PARAMS, {}, attempt=late)
+    with pytest.raises(SupersededError, match="later than"):
+        ledger.open_trial(0, 0, PARAMS, {}, attempt=early)
+    run.sync([report(1)])
+    other = ledger.open_trial(0, 0, PARAMS, {})
+    for write in (lambda: run.sync([report(2)]), lambda: run.finish(metrics.FAILED)):
+        with pytest.raises(SupersededError):
+            write()
+    other.sync([report(2)])
+    assert [step for step, _ in ledger.history(run.run_id, "val/accuracy")] == [1, 2]
+
+
+def test_a_new_attempt_tells_what_the_one_before_it_could_not(ledger: Ledger, trial_folder: Path) -> None:
+    """The driver ends a trial whose worker died while the ledger was away: the worker's reports are not lost."""
+    work_and_die(ledger, trial_folder, finish=False)
+    driver = new_book(ledger, trial_folder)
+    assert driver.finish(metrics.FAILED, reason="its worker died")
+    (record,) = ledger.trials()
+    assert record.state == metrics.FAILED
+    assert [step for step, _ in ledger.history(record.run_id, "val/accuracy")] == [1, 2]
+
+
+def test_a_book_that_lags_behind_a_slow_ledger_waits(
+    ledger: Ledger, trial_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book_module, "_CAPACITY", 3)
+    monkeypatch.setattr(book_module, "_GATHER", 0.01)
+    slow = threading.Event()
+    real = book_module.deliver
+
+    def deliver(*args):
+        slow.wait(20)
+        return real(*args)
+
+    monkeypatch.setattr(book_module, "deliver", deliver)
+    book = new_book(ledger, trial_folder)
+    caller = threading.Thread(target=book.report, args=([report(e) for e in range(1, 6)],))
+    caller.start()
+    caller.join(0.5)
+    assert caller.is_alive()
+    slow.set()
+    caller.join(20)
+    assert not caller.is_alive()
+
+
+def test_a_torn_line_is_no_entry(tmp_path: Path) -> None:
+    file = tmp_path / "ledger-1.jsonl"
+    journal = Journal(file)
+    journal.append({"n": 1})
+    with pytest.raises(BlockingIOError):
+        Journal(file)
+    journal.close()
+    with file.open("a") as handle:
+        handle.write('{"n": 2')
+    journal = Journal(file)
+    assert journal.entries() == [{"n": 1}]
+    journal.append({"n": math.nan})
+    first, second = journal.entries()
+    assert first == {"n": 1} and math.isnan(second["n"])
+    journal.clear()
+    assert journal.entries() == []
