@@ -45,7 +45,8 @@ def input_gradient(network: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> Tens
     """Gradient (N, C, H, W) of each image's own cross-entropy, in nats per unit of input.
 
     That is n times the gradient of the batch mean. In eval mode it does not depend on the other images; in train mode
-    they enter through batch-norm. Parameters keep their ``.grad``; works under ``torch.no_grad``.
+    they enter through batch-norm. Parameters keep their ``.grad``; works under ``torch.no_grad`` and
+    ``torch.inference_mode``.
     """
     return input_gradients(network, x_NCHW, labels_N)[0]
 
@@ -57,9 +58,10 @@ def guided_gradient(network: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> Ten
 
 def input_gradients(network: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
     """Both from one forward pass: the standard and the guided gradient."""
-    tape = record(network, x_NCHW)
-    g_NK = cross_entropy_gradient(tape.logits_NK, labels_N)
-    return tape.pull(g_NK), tape.pull(g_NK, guided=True)
+    with torch.inference_mode(False):
+        tape = record(network, x_NCHW.clone() if x_NCHW.is_inference() else x_NCHW)
+        g_NK = cross_entropy_gradient(tape.logits_NK, labels_N)
+        return tape.pull(g_NK), tape.pull(g_NK, guided=True)
 
 
 def cross_entropy_gradient(logits_NK: Tensor, labels_N: Tensor, label_smoothing: float = 0.0) -> Tensor:
