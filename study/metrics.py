@@ -53,11 +53,19 @@ LEARNING_RATE = "train/lr"  # at the end of the epoch
 EPOCH_SECONDS = "time/epoch_seconds"  # wall clock of one training epoch
 EVALUATION_SECONDS = "time/evaluation_seconds"  # wall clock of one scoring
 
-#: Saliency methods: name -> (the literature's name, the map it shares on a GAP + linear head or None).
+#: Saliency methods: name -> the literature's name.
 METHODS: dict[str, str] = {
     "grad_cam": "Grad-CAM (Selvaraju et al. 2017)",
     "grad_cam_plus_plus": "Grad-CAM++ (Chattopadhay et al. 2018)",
     "xgrad_cam": "XGrad-CAM / Axiom-CAM (Fu et al. 2020)",
+    "layer_cam": "LayerCAM (Jiang et al. 2021)",
+    "ablation_cam": "Ablation-CAM (Desai & Ramaswamy 2020)",
+    "score_cam": "Score-CAM (Wang et al. 2020)",
+    "input_gradient": "input gradient (Simonyan et al. 2014)",
+    "gradient_times_input": "gradient x input (Shrikumar et al. 2016)",
+    "guided_backprop": "guided backpropagation (Springenberg et al. 2015)",
+    "smoothgrad": "SmoothGrad (Smilkov et al. 2017)",
+    "integrated_gradients": "integrated gradients (Sundararajan et al. 2017)",
 }
 
 #: The five parts of faithfulness, in percent: name -> direction.

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from study.errors import InputError
 from study.metrics import METHODS
 from study.networks import build
-from study.saliency import distinct_methods, evaluating, saliency_maps
+from study.saliency import PixelOptions, attributions, distinct_methods, evaluating, saliency_maps
+from study.saliency import maps as maps_module
+from study.saliency.pixel import PIXEL_METHODS, logit_gradient
 
 
 class Net(nn.Module):
@@ -40,6 +42,19 @@ X = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 Y = torch.tensor([0, 1, 2, 3, 1])
 
 
+CAMS = [m for m in METHODS if m not in PIXEL_METHODS]
+
+
+def score_cam_weights(net: Net, x: Tensor, a: Tensor, c: int) -> Tensor:
+    scores = []
+    for channel in a:
+        spread = channel.max() - channel.min()
+        mask = (channel - channel.min()) / spread if spread > 0 else torch.zeros_like(channel)
+        up = nn.functional.interpolate(mask[None, None], x.shape[1:], mode="bilinear", align_corners=False)[0]
+        scores.append(net(x[None] * up)[0, c] - net(torch.zeros_like(x[None]))[0, c])
+    return torch.stack(scores).softmax(0).detach()
+
+
 def reference(net: Net, method: str, x: Tensor, c: int) -> Tensor:
     """One image, one channel at a time, in float64, from autograd gradients."""
     net.double().eval()
@@ -49,6 +64,16 @@ def reference(net: Net, method: str, x: Tensor, c: int) -> Tensor:
     for k in range(len(a)):
         if method == "grad_cam":  # Selvaraju et al. 2017, eq. 1
             weight = g[k].mean()
+        elif method == "layer_cam":  # Jiang et al. 2021, eq. 6-8: place by place
+            total += g[k].relu() * a[k].detach()
+            continue
+        elif method == "ablation_cam":  # Desai & Ramaswamy 2020, eq. 2, with |y|
+            without = a.detach().clone()
+            without[k] = 0
+            y = net.head(a.detach().mean((1, 2)))[c]
+            weight = (y - net.head(without.mean((1, 2)))[c]) / y.abs()
+        elif method == "score_cam":  # Wang et al. 2020, eq. 2-4
+            weight = score_cam_weights(net, x.double(), a.detach(), c)[k]
         elif method == "xgrad_cam":  # Fu et al. 2020, eq. 8
             weight = (g[k] * a[k]).sum() / a[k].sum() if a[k].sum() > 0 else g[k].mean()
         else:  # Chattopadhay et al. 2018, eq. 19 with Y = exp(y), whose derivatives are powers of g
@@ -59,7 +84,7 @@ def reference(net: Net, method: str, x: Tensor, c: int) -> Tensor:
     return total.relu().float().detach()
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", CAMS)
 def test_closed_form_autograd_and_the_papers_agree(net: Net, method: str) -> None:
     closed = saliency_maps(net, X, Y, [method])
     generic = saliency_maps(net, X, Y, [method], head=lambda a: net.head(a.mean((2, 3))))
@@ -85,6 +110,78 @@ def test_another_head_takes_the_generic_path(net: Net) -> None:
 
     generic = saliency_maps(net, X, Y, ["grad_cam"], head=head).maps["grad_cam"]
     assert not torch.allclose(generic, saliency_maps(net, X, Y, ["grad_cam"]).maps["grad_cam"])
+
+
+def test_ablation_of_a_negative_logit_keeps_what_supports_the_class(net: Net) -> None:
+    """Divided by y itself, as the paper has it, the map would show what speaks against the class."""
+    with torch.no_grad():
+        net.head.bias.fill_(-50.0)
+    negative = saliency_maps(net, X, Y, ["ablation_cam"])
+    assert (negative.logits < 0).all()
+    with torch.no_grad():
+        net.head.bias.fill_(50.0)
+    positive = saliency_maps(net, X, Y, ["ablation_cam"])
+    assert (positive.logits > 0).all()
+    drops = [m.maps["ablation_cam"] * m.logits.gather(1, Y[:, None])[:, :, None].abs() for m in (negative, positive)]
+    assert drops[0].amax() > 0
+    torch.testing.assert_close(*drops, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("together", [1, 3, 1000])
+def test_chunks_of_perturbations_change_nothing(net: Net, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def maps() -> dict[str, Tensor]:
+        return saliency_maps(net, X, Y, ["score_cam", "ablation_cam"], head=lambda a: net.head(a.mean((2, 3)))).maps
+
+    whole = maps()
+    monkeypatch.setattr(maps_module, "TOGETHER", together)
+    for method, found in maps().items():
+        torch.testing.assert_close(found, whole[method], rtol=1e-5, atol=1e-7)
+
+
+def test_score_cam_asks_once_for_all_channels_that_show_nothing(net: Net) -> None:
+    with torch.no_grad():
+        net.body[3].bias.fill_(-100.0)  # every channel is zero at every place
+        net.body[3].bias[2] = 100.0
+    seen = []
+    net.register_forward_pre_hook(lambda m, inputs: seen.append(len(inputs[0])))
+    counted = saliency_maps(net, X, Y, ["score_cam"], inference=net).maps["score_cam"]
+    assert sum(seen) == 1 + len(X)  # the empty image, and one channel each
+    assert (counted > 0).any()
+
+
+def test_integrated_gradients_are_complete(net: Net) -> None:
+    """Sundararajan et al. 2017, axiom: they add up to the logit's difference to the zero image."""
+    net.double().eval()
+    x = X.double()
+    found = attributions(net, x, Y, "integrated_gradients", PixelOptions(steps=2000)).sum((1, 2, 3))
+    expected = (net(x) - net(torch.zeros_like(x)))[torch.arange(len(Y)), Y]
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_pixel_maps_are_magnitudes_of_attributions(net: Net) -> None:
+    found = saliency_maps(net, X, Y, list(PIXEL_METHODS))
+    assert found.maps.keys() == set(PIXEL_METHODS)
+    net.eval()
+    gradient = logit_gradient(net, X, Y)
+    torch.testing.assert_close(found.maps["input_gradient"], gradient.abs().sum(1))
+    torch.testing.assert_close(found.maps["gradient_times_input"], (gradient * X).abs().sum(1))
+    assert found.maps["smoothgrad"].shape == (5, 8, 8)
+    assert not torch.allclose(found.maps["guided_backprop"], found.maps["input_gradient"])
+
+
+def test_smoothgrad_does_not_depend_on_the_batch_and_becomes_the_gradient(net: Net) -> None:
+    net.eval()
+    whole = attributions(net, X, Y, "smoothgrad", PixelOptions(samples=3))
+    torch.testing.assert_close(attributions(net, X[2:3], Y[2:3], "smoothgrad", PixelOptions(samples=3)), whole[2:3])
+    quiet = attributions(net, X, Y, "smoothgrad", PixelOptions(samples=3, noise=0.0))
+    torch.testing.assert_close(quiet, logit_gradient(net, X, Y))
+
+
+def test_unknown_methods_are_refused(net: Net) -> None:
+    with pytest.raises(InputError, match="evaluation.methods: unknown value 'x_ray_cam'; choose one of grad_cam"):
+        saliency_maps(net, X, Y, ["x_ray_cam"])
+    with pytest.raises(InputError, match="'grad_cam' is no pixel method"):
+        attributions(net, X, Y, "grad_cam")
 
 
 def test_nothing_is_left_changed(net: Net) -> None:
