@@ -8,29 +8,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study import metrics
 from study.errors import InputError, run_command
-from study.metrics import PARTS, RANDOM_MAPS
+from study.metrics import PARTS
 
 if TYPE_CHECKING:
     import numpy as np
 
     from analysis.load import StudyTable
+    from study.faithfulness.statistics import Floats
     from study.ledger import Ledger
 
-    Floats = np.ndarray[Any, np.dtype[np.float64]]
-
 _FREE = ("reg_weight", "reg_error", "data.source")  # twins differ in the first two; a path says nothing of content
-RESAMPLES = 10_000
-_CHUNK = 2_000_000  # resampled image counts in memory at once
 _AGREEMENT_PP = 0.01  # recomputed and recorded faithfulness must agree so far, in percentage points
 
 
@@ -40,20 +36,6 @@ class Pair:
 
     regularized: int
     plain: int | None
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Regularized minus plain: the mean over images and its interval, in percent or percentage points."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def verdict(self) -> str:
-        """``higher``, ``lower`` or ``cannot tell`` (the interval holds 0)."""
-        return "higher" if self.low > 0 else "lower" if self.high < 0 else "cannot tell"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -104,6 +86,8 @@ def find_twins(study: StudyTable, on_front: np.ndarray[Any, np.dtype[np.bool_]])
 
 def report_twins(ledger: Ledger, study: StudyTable, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Compare every pair that is complete, print it on stdout, and return the numbers."""
+    from study.faithfulness.statistics import RESAMPLES, compare, over_pairs
+
     trials = study.column("trial")
     found = [pair for pair in pairs if pair.plain is not None]
     print(f"\ntwins: {len(found)} of {len(pairs)} front networks with λ > 0 have a complete twin with λ = 0")
@@ -155,88 +139,11 @@ def _label(name: str) -> str:
     return f"{name} ({unit}, higher is better)"
 
 
-def image_scores(per_image: Mapping[str, Floats]) -> dict[str, Floats]:
-    """Per image: label, accuracy (0 or 100), every part averaged over distinct methods (%), faithfulness (pp).
-
-    Faithfulness is (100 - AD + AI + AG + Ins + 100 - Del) / 5 averaged over distinct methods, minus the same of
-    random maps; it is linear in the parts, so its mean over images is the network's score. Methods whose columns
-    are all equal share one map and count once. Raises :class:`InputError` where a column is missing.
-    """
-    import numpy as np
-
-    methods = list(dict.fromkeys(name.split("/")[0] for name in per_image if "/" in name))
-    if RANDOM_MAPS not in methods or len(methods) < 2 or not {"label", "correct"} <= set(per_image):
-        raise InputError(f"{metrics.PER_IMAGE_FILE} lacks the columns label, correct, METHOD/PART or random/PART")
-    try:
-        parts = {m: np.stack([np.asarray(per_image[f"{m}/{p}"], float) for p in PARTS]) for m in methods}
-    except KeyError as error:
-        raise InputError(f"{metrics.PER_IMAGE_FILE} lacks the column {error}") from None
-    baseline = parts.pop(RANDOM_MAPS)
-    distinct: list[Floats] = []
-    for values in parts.values():
-        if not any(np.allclose(values, other, rtol=0, atol=1e-6, equal_nan=True) for other in distinct):
-            distinct.append(values)
-    mean = np.mean(distinct, axis=0)
-    scores = {
-        "label": np.asarray(per_image["label"], float),
-        "accuracy": 100 * np.asarray(per_image["correct"], float),
-    }
-    scores |= dict(zip(PARTS, mean, strict=True))
-    scores["faithfulness"] = _objective(mean) - _objective(baseline)
-    return scores
-
-
-def _objective(parts: Floats) -> Floats:
-    """(images,) from (5, images)."""
-    import numpy as np
-
-    signed = [values if PARTS[name] == "maximize" else 100 - values for name, values in zip(PARTS, parts, strict=True)]
-    return np.asarray(np.mean(signed, axis=0), float)
-
-
-def compare(regularized: Mapping[str, Floats], plain: Mapping[str, Floats]) -> dict[str, Difference]:
-    """Paired differences of :func:`image_scores`. Raises :class:`InputError` for different images."""
-    import numpy as np
-
-    if not np.array_equal(regularized["label"], plain["label"]):
-        raise InputError("the two were scored on different images")
-    names = [name for name in regularized if name != "label"]
-    deltas = np.stack([regularized[name] - plain[name] for name in names], axis=1)
-    if not np.isfinite(deltas).all():
-        raise InputError("a score of an image is not finite")
-    means = bootstrap_means(deltas)
-    low, high = np.quantile(means, [0.025, 0.975], axis=0)
-    return {n: Difference(float(deltas[:, i].mean()), float(low[i]), float(high[i])) for i, n in enumerate(names)}
-
-
-def bootstrap_means(values: Floats, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """(resamples, k) means of ``values`` (images, k) over images drawn with replacement; all k see the same draws."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    n = len(values)
-    means = []
-    chunk = max(1, _CHUNK // n)
-    for start in range(0, resamples, chunk):
-        counts = rng.multinomial(n, np.full(n, 1 / n), size=min(chunk, resamples - start))
-        means.append(counts @ values / n)
-    return np.concatenate(means)
-
-
-def over_pairs(means: Sequence[float]) -> Difference:
-    """Mean of at least two pairs' differences with its 95 % Student t-interval."""
-    import numpy as np
-    from scipy import stats
-
-    values = np.asarray(means, float)
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * float(values.std(ddof=1)) / math.sqrt(len(values))
-    mean = float(values.mean())
-    return Difference(mean, mean - half, mean + half)
-
-
 def _scores_of(ledger: Ledger, study: StudyTable, row: int) -> dict[str, Floats]:
     """Per-image scores of one run, checked against the faithfulness that the ledger records for it."""
     from pyarrow import parquet
+
+    from study.faithfulness.statistics import image_scores
 
     run_id = study.column("run_id")[row]
     with tempfile.TemporaryDirectory() as folder:

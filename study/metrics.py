@@ -78,9 +78,15 @@ PARTS: dict[str, Direction] = {
 }
 
 #: Names of the faithfulness protocols (study/faithfulness/protocols.py holds what they mean).
-PROTOCOLS: tuple[str, ...] = ("paper", "rise")
+PROTOCOLS: tuple[str, ...] = ("paper", "rise", "dense")
 
 RANDOM_MAPS = "random"  # stands in a method's place for the seeded random-map baseline
+CENTRE_MAPS = "centre"  # the same for a Gaussian in the middle, whatever the image
+
+#: Where the object's true mask is known, in percent, higher is better.
+LOCALIZATION: tuple[str, ...] = ("pointing_game", "energy_in_mask")
+FAITHFULNESS_ERROR = "val/faithfulness_standard_error"  # of the mean over images, pp
+IMAGE_SECONDS = "time/seconds_per_scored_image"
 
 
 def saliency_metric(method: str, part: str) -> str:

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "analysis.pareto": {
         "analysis.load", "analysis.figure", "analysis.twins", "study.ledger", "study.storage",
     },
-    "analysis.twins": {"analysis.load", "analysis.pareto", "study.ledger"},
+    "analysis.twins": {"analysis.load", "analysis.pareto", "study.faithfulness", "study.ledger"},
     "analysis.export": {
         "analysis.load", "analysis.pareto", "study.ledger", "study.networks", "study.data",
         "study.faithfulness", "study.training", "study.storage",

@@ -10,9 +10,10 @@ from made_studies import MakeStudy, scored, write_per_image
 
 from analysis.load import load_study
 from analysis.pareto import front_mask, main
-from analysis.twins import Difference, Pair, bootstrap_means, compare, find_twins, image_scores, over_pairs
+from analysis.twins import Pair, find_twins
 from study import metrics
 from study.errors import InputError
+from study.faithfulness.statistics import Difference, bootstrap_means, compare, image_scores, over_pairs
 
 N = 60
 

@@ -71,7 +71,7 @@ class Reference:
         mask = upsample((low - low.min()) / span if span else np.zeros_like(low), 32)  # a constant map shows nothing
         p, o = self.probability(x, target), self.probability((pixels * mask - mean) / std, target)
         order = sorted(range(32 * 32), key=lambda i: -mask.flat[i])  # sorted() is stable
-        start, step = blur(x, self.protocol.blur_kernel, self.protocol.blur_sigma), 32 * self.protocol.step_rows
+        start, step = blur(x, self.protocol.blur_kernel, self.protocol.blur_sigma), self.protocol.step_pixels(32)
         inserted, deleted = start.copy(), x.copy()
         curves: tuple[list[float], list[float]] = ([], [])
         for count in range(0, 32 * 32 + 1, step):

@@ -92,4 +92,4 @@ def test_protocols_have_their_names_and_steps() -> None:
     assert tuple(PROTOCOLS) == NAMES
     for name, protocol in PROTOCOLS.items():
         assert protocol.identity == f"{name}/{protocol.version}"
-    assert step_counts(32 * 32, PROTOCOLS["paper"].step_rows * 32) == [256, 512, 768]  # with both ends: four steps
+    assert step_counts(32 * 32, PROTOCOLS["paper"].step_pixels(32)) == [256, 512, 768]  # with both ends: four steps

@@ -1,0 +1,102 @@
+"""One batch: the five parts of every map, from as few forward passes as they need.
+
+Shapes: N images, C channels, H×W pixels, V variants of every image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from study import metrics as names
+from study.faithfulness import metrics
+from study.faithfulness.masking import gaussian_blur, ranks, step_counts, undefined_maps, upsampled_masks
+from study.faithfulness.protocols import Protocol
+from study.saliency import same_maps
+
+#: Masked images that go through the network together, at most (a batch alone may be larger): fine steps must not
+#: multiply the memory of an evaluation.
+_TOGETHER = 256
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """``x`` (N, C, H, W) is ``pixels`` in [0, 1] minus ``shift``, over ``scale``.
+
+    ``target`` (N,): the classes of interest. ``logits`` are those of ``x``, ``zero_logits`` (1, classes) those of an
+    all-zero x.
+    """
+
+    x: Tensor
+    pixels: Tensor
+    target: Tensor
+    logits: Tensor
+    zero_logits: Tensor
+    shift: Tensor
+    scale: Tensor
+
+
+def score_batch(forward: Forward, batch: Batch, maps: Mapping[str, Tensor], protocol: Protocol) -> dict[str, Tensor]:
+    """Columns (N,) ``MAP/PART`` in percent and ``MAP/undefined``; a map that two methods share is masked once."""
+    x, target = batch.x, batch.target
+    p, q = metrics.probabilities(batch.logits, target)
+    blurred = gaussian_blur(x, protocol.blur_kernel, protocol.blur_sigma)
+    p_blurred = metrics.probabilities(forward(blurred), target)[0]
+    p_zero = metrics.probabilities(batch.zero_logits.expand(len(x), -1), target)[0]
+    height, width = x.shape[2:]
+    counts = step_counts(height * width, protocol.step_pixels(width))
+    finite = torch.where(batch.logits.isfinite().all(1), 0.0, math.nan)
+    columns: dict[str, Tensor] = {}
+    shared = same_maps(tuple(maps))
+    for method, raw in maps.items():
+        if method in shared:
+            continue
+        mask = upsampled_masks(raw, (height, width))
+        out = _logits(forward, _variants(batch, mask, blurred, counts), len(x))
+        n_variants = 1 + 2 * len(counts)
+        probability, rest = metrics.probabilities(out, target.repeat(n_variants))
+        o_VN, q_o = probability.view(n_variants, -1), rest[: len(x)]
+        insertion = torch.stack([p_blurred, *o_VN[1 : 1 + len(counts)], p], 1)
+        deletion = torch.stack([p, *o_VN[1 + len(counts) :], p_zero], 1)
+        parts = {
+            "average_drop": metrics.average_drop(p, o_VN[0]),
+            "average_increase": metrics.average_increase(p, q, o_VN[0], q_o),
+            "average_gain": metrics.average_gain(q, q_o),
+            "insertion": metrics.area(insertion),
+            "deletion": metrics.area(deletion),
+        }
+        columns |= {f"{method}/{part}": values + finite for part, values in parts.items()}
+        columns[f"{method}/undefined"] = undefined_maps(raw)
+    for method, same in shared.items():
+        columns |= {f"{method}/{part}": columns[f"{same}/{part}"] for part in (*names.PARTS, "undefined")}
+    return columns
+
+
+def _variants(batch: Batch, mask: Tensor, blurred: Tensor, counts: list[int]) -> Iterator[Tensor]:
+    """The masked images; insertion between blurred and whole; deletion between whole and zero."""
+    x, rank = batch.x, ranks(mask)
+    yield (batch.pixels * mask - batch.shift) / batch.scale
+    for count in counts:
+        yield torch.where(rank < count, x, blurred)
+    for count in counts:
+        yield torch.where(rank < count, torch.zeros_like(x), x)
+
+
+def _logits(forward: Forward, variants: Iterable[Tensor], n: int) -> Tensor:
+    """Logits (V·n, C) of V variants of n images each, in as few and as large forward passes as ``_TOGETHER`` allows."""
+    waiting: list[Tensor] = []
+    done: list[Tensor] = []
+    for variant in variants:
+        waiting.append(variant)
+        if (len(waiting) + 1) * n > _TOGETHER:
+            done.append(forward(torch.cat(waiting)))
+            waiting = []
+    if waiting:
+        done.append(forward(torch.cat(waiting)))
+    return torch.cat(done)
