@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import os
@@ -120,6 +119,8 @@ def fetch_network(ledger: Ledger, study: StudyTable, row: int, part: Path, sourc
         os.replace(ledger.download(study.column("run_id")[row], artifact, part / "download"), folder / file)
     shutil.rmtree(part / "download")
     network, card = load_model(folder)
+    from study.data import open_card_data
+
     config, dataset = open_card_data(card, source)
     difference = largest_logit_difference(network, card, dataset)
     if not difference <= LOGIT_TOLERANCE:
@@ -168,25 +169,6 @@ def folder_name(study: StudyTable, row: int) -> str:
     trials = study.column("trial")
     name = f"trial-{trials[row]:04d}"
     return name if trials.count(trials[row]) == 1 else f"{name}-seed-{study.column('seed')[row]}"
-
-
-def open_card_data(card: Mapping[str, Any], source: str | None) -> tuple[TrialConfig, Dataset]:
-    """The images that a network was trained and scored on; ``source`` says where they are on this machine.
-
-    Raises :class:`InputError` where they are missing or their content is another.
-    """
-    from study.config import TrialConfig
-    from study.data import open_dataset
-
-    config = TrialConfig.from_dict(dict(card["config"]))
-    data = dataclasses.replace(config.data, source=source) if source else config.data
-    dataset = open_dataset(data)
-    if dataset.fingerprint != card["data_fingerprint"]:
-        raise InputError(
-            f"--data {data.source}: its content is not that of the study's images (fingerprint "
-            f"{dataset.fingerprint[:12]}… instead of {card['data_fingerprint'][:12]}…); name the folder that it used"
-        )
-    return config, dataset
 
 
 def largest_logit_difference(network: nn.Module, card: Mapping[str, Any], dataset: Dataset) -> float:

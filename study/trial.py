@@ -56,8 +56,7 @@ class Trial:
 
         torch.manual_seed(config.seed)
         self.network = build(config.network, self.dataset.n_classes).to(self.device)
-        if self.device.type == "cuda":
-            self.network = self.network.to(memory_format=torch.channels_last)
+        self.network = self.network.to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.network, config)
         self._step_with = make_step(config.engine, self.device)
         self._resume()

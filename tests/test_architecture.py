@@ -24,6 +24,10 @@ ALLOWED: dict[str, set[str]] = {
     "study.training": {"study.networks", "study.data"},
     "study.trial": {"study.training", "study.faithfulness", "study.networks", "study.data", "study.storage"},
     "study.train": {"study.trial", "study.storage"},
+    "study.evaluate": {
+        "study.training", "study.faithfulness", "study.saliency", "study.networks", "study.data", "study.ledger",
+        "study.storage",
+    },
     "study.plan": {"study.trial", "study.training", "study.faithfulness", "study.networks"},
     "study.tuning": {"study.trial", "study.ledger", "study.storage"},
     "study.run": {"study.plan", "study.tuning", "study.ledger", "study.data", "study.storage"},
@@ -48,7 +52,7 @@ DOORS: dict[str, tuple[str, ...]] = {
 }
 #: Imported before a command's arguments are known to be good: nothing heavy at the top.
 LIGHT = ("study/config.py", "study/errors.py", "study/metrics.py", "study/space.py", "study/spec.py", "study/run.py",
-         "study/train.py", "study/storage.py", "study/networks/__init__.py")  # fmt: skip
+         "study/train.py", "study/evaluate.py", "study/storage.py", "study/networks/__init__.py")  # fmt: skip
 HEAVY = {"torch", "torchvision", "ray", "mlflow", "optuna", "matplotlib", "pyarrow", "numpy"}
 FORBIDDEN_FILES = {"utils.py", "helpers.py", "common.py"}
 

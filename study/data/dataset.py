@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from study.config import DataConfig
+from study.config import DataConfig, TrialConfig
 from study.data import archive, download, parquet, shapes
 from study.data.arrays import Arrays
 from study.data.cache import cached, default_folder, hash_files
@@ -190,3 +192,19 @@ def _ticks(progress: bool, text: str) -> Iterator[Callable[[int], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(text, total=None)
         yield lambda n: bar.advance(task, n)
+
+
+def open_card_data(card: Mapping[str, Any], source: str | None) -> tuple[TrialConfig, Dataset]:
+    """The images that a network was trained and scored on; ``source`` says where they are on this machine.
+
+    Raises :class:`InputError` where they are missing or their content is another.
+    """
+    config = TrialConfig.from_dict(dict(card["config"]))
+    data = dataclasses.replace(config.data, source=source) if source else config.data
+    dataset = open_dataset(data)
+    if dataset.fingerprint != card["data_fingerprint"]:
+        raise InputError(
+            f"--data {data.source}: its content is not that of the study's images (fingerprint "
+            f"{dataset.fingerprint[:12]}… instead of {card['data_fingerprint'][:12]}…); name the folder that it used"
+        )
+    return config, dataset

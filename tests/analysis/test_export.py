@@ -10,9 +10,10 @@ import pytest
 import torch
 from made_studies import MakeStudy
 
-from analysis.export import check_replaceable, main, open_card_data, replace_folder
+from analysis.export import check_replaceable, main, replace_folder
 from study import metrics
 from study.config import DataConfig, EvaluationConfig, TrialConfig
+from study.data import open_card_data
 from study.errors import EXIT_BAD_INPUT, InputError, run_command
 from study.ledger import Ledger
 from study.training.checkpoint import load_model

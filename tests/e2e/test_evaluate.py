@@ -1,0 +1,85 @@
+"""``python -m study.evaluate`` on networks that ``study.train`` wrote: table, differences, files, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+
+from study import metrics
+from tests.e2e.test_study import run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+TRAIN = ["study.train", "--network", "tiny", "--epochs", "2", "--train-images", "400", "--validation-images", "100",
+         "--evaluation-images", "20"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    for name, weight in (("plain", "0"), ("regularized", "0.5")):
+        done = run(folder, *TRAIN, "--reg-weight", weight, "--out", name)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_two_networks(folder: Path) -> None:
+    done = run(folder, "study.evaluate", "regularized", "plain", "--images", "40", "--methods", "grad_cam,xgrad_cam",
+               "--gallery", "0,3", "--sanity", "--out", "found")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for said in ("val split, 40 images, protocol paper/1", "regularized: accuracy", "plain: accuracy",
+                 "same map as another row", "regularized minus plain, paired over 40 images", "centre", "energy ↑",
+                 "rank correlation with its own maps"):  # fmt: skip
+        assert said in done.stdout
+    assert "scoring regularized" in done.stderr and "gallery.png" in done.stderr.splitlines()[-1]
+    out = folder / "found"
+    assert (out / "gallery.png").read_bytes().startswith(b"\x89PNG")
+    first, second = json.loads((out / "evaluation.json").read_text())
+    assert first["network"] == "regularized" and second["config"]["reg_weight"] == 0
+    table = parquet.read_table(out / "per_image_0.parquet")
+    assert table.num_rows == 40
+    mean = sum(table["grad_cam/average_drop"].to_pylist()) / 40
+    assert mean == pytest.approx(first["methods"]["grad_cam"]["parts"]["average_drop"])
+    assert (out / "table.txt").read_text() in done.stdout
+
+
+def test_the_test_split_is_announced_and_smoothgrad_compared(folder: Path) -> None:
+    done = run(folder, "study.evaluate", "plain", "--split", "test", "--images", "10", "--methods", "grad_cam",
+               "--gallery", "", "--compare-smoothgrad", "--out", "test")  # fmt: skip
+    assert "SmoothGrad minus the plain input gradient" in done.stdout
+    assert done.returncode == 0, done.stderr
+    assert "scoring on the test split; choose nothing" in done.stderr and "test split, 10 images" in done.stdout
+    assert not (folder / "test/gallery.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "nowhere/model.json"),
+        (["plain", "--methods", "x_ray"], "unknown value 'x_ray'"),
+        (["plain", "--protocol", "mine"], "unknown value 'mine'"),
+        (["plain", "--split", "train"], "choose val or test"),
+        (["plain", "--images", "0"], "images"),
+        (["plain", "--gallery", "one"], "--gallery"),
+        (["plain", "--gallery", "100000"], "the split has images 0 to"),
+        (["plain", "plain", "plain"], "two are compared"),
+        (["no-study/3"], "there is none"),
+    ],
+)
+def test_bad_input_is_one_line(folder: Path, arguments: list[str], said: str) -> None:
+    done = run(folder, "study.evaluate", *arguments, "--out", "refused")
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and said in done.stderr
+    assert not (folder / "refused" / "table.txt").exists()
+
+
+def test_a_tampered_network_is_refused(folder: Path, tmp_path: Path) -> None:
+    for name in (metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE):
+        (tmp_path / name).write_bytes((folder / "plain" / name).read_bytes())
+    weights = bytearray((tmp_path / metrics.MODEL_FILE).read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / metrics.MODEL_FILE).write_bytes(weights)
+    done = run(folder, "study.evaluate", str(tmp_path))
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
