@@ -23,7 +23,7 @@ study: $(STAMP)  ## a whole study on embedded data: train, search, front, export
 	@$(RUN) analysis.export quick --out results/quick/export
 
 test: $(STAMP)  ## all tests, end to end included
-	@$(RUN) pytest -q --durations=10
+	@OMP_NUM_THREADS=1 $(RUN) pytest -q --durations=10 -n 2 --dist loadfile
 
 soak: $(STAMP)  ## many faults and large scale, for about an hour
 	@$(RUN) pytest -q -s -m soak
