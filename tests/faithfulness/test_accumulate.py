@@ -104,3 +104,15 @@ def test_every_method_and_baseline_is_scored() -> None:
 def test_dense_curves_are_those_of_small_steps() -> None:
     protocol = PROTOCOLS["dense"]
     assert protocol.step_pixels(32) == 8 and protocol.step_pixels(1) == 1
+
+
+@pytest.mark.parametrize(("n", "height", "width"), [(1, 32, 32), (2, 24, 40), (1, 16, 48)])
+def test_one_image_and_images_of_another_size(n: int, height: int, width: int) -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (n, 3, height, width), dtype=torch.uint8)
+    config = EvaluationConfig(methods=("grad_cam", "smoothgrad"), images=None)
+    report = evaluate_faithfulness(
+        build("tiny", 10), images, torch.arange(n), mean=(0.5,) * 3, std=(0.25,) * 3, config=config
+    )
+    assert report.images == n and math.isfinite(report.faithfulness)
+    assert math.isnan(report.standard_error) == (n == 1)

@@ -149,6 +149,17 @@ def test_score_cam_asks_once_for_all_channels_that_show_nothing(net: Net) -> Non
     assert (counted > 0).any()
 
 
+@pytest.mark.parametrize("n", [1, 5, 40])
+def test_score_cams_memory_does_not_grow_with_the_batch(net: Net, n: int) -> None:
+    """However many images, so many masked ones are in the network at a time."""
+    seen = []
+    net.register_forward_pre_hook(lambda m, inputs: seen.append(len(inputs[0])))
+    x = torch.randn(n, 3, 8, 8)
+    saliency_maps(net, x, torch.zeros(n, dtype=torch.int64), ["score_cam"], inference=net)
+    assert max(seen) <= maps_module.TOGETHER and sum(seen) <= 1 + 5 * n
+    assert n < 40 or max(seen) == maps_module.TOGETHER
+
+
 def test_integrated_gradients_are_complete(net: Net) -> None:
     """Sundararajan et al. 2017, axiom: they add up to the logit's difference to the zero image."""
     net.double().eval()

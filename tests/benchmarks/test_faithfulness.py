@@ -1,0 +1,29 @@
+"""The benchmark of the evaluator runs and says what it promises."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+KEYS = {
+    "gradient_cams_vs_pytorch_grad_cam", "gradient_cams_vs_torchcam", "score_cam_vs_bound",
+    "ablation_cam_vs_pytorch_grad_cam", "score_cam_vs_torchcam", "score_cam_vs_pytorch_grad_cam", "table_vs_peers",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_it_ends_with_one_line_of_ratios() -> None:
+    command = [sys.executable, "-m", "benchmarks.faithfulness", "--networks", "tiny", "--rounds", "3"]
+    command += ["--train-seconds", "1", "--threads", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    ratios = json.loads(done.stdout.splitlines()[-1])
+    assert ratios.keys() == {"tiny"} and ratios["tiny"].keys() == KEYS
+    assert all(ratio > 0 for ratio in ratios["tiny"].values())
+    assert "channels show something" in done.stdout
+    agreements = [line for line in done.stdout.splitlines() if "score_cam " in line]
+    assert len(agreements) == 2  # with torchcam and with pytorch-grad-cam
