@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from study.errors import InputError
 from study.networks.program import Program
 from study.networks.tape import Tape
-from study.networks.tracing import compile_program
+from study.networks.tracing import Modes, compile_present, compile_program, modes_of
 
-_Signature = tuple[tuple[str, int], ...]
-_programs: weakref.WeakKeyDictionary[nn.Module, tuple[_Signature, dict[bool, Program]]] = weakref.WeakKeyDictionary()
+#: What a proof is of: which layers, of which types, with which parameters (a hook may compute a weight from others).
+_Signature = tuple[tuple[str, weakref.ref[nn.Module], type, tuple[str, ...]], ...]
+_programs: weakref.WeakKeyDictionary[nn.Module, tuple[_Signature, dict[Modes, Program]]] = weakref.WeakKeyDictionary()
 _compiling = threading.Lock()
 
 
@@ -29,7 +31,7 @@ def prove_coverage(network: nn.Module, name: str | None = None) -> None:
     guided backpropagation would miss, or the reason why the network cannot be traced.
     """
     with _compiling:  # tracing sets modes, and restores them
-        signature = tuple((path, id(module)) for path, module in network.named_modules())
+        signature = tuple((p, weakref.ref(m), type(m), tuple(m._parameters)) for p, m in network.named_modules())
         known = _programs.get(network)
         if known is None or known[0] != signature:
             _programs[network] = (signature, compile_program(network, name or type(network).__name__))
@@ -38,7 +40,11 @@ def prove_coverage(network: nn.Module, name: str | None = None) -> None:
 def record(network: nn.Module, x_NCHW: Tensor, *, dtype: torch.dtype | None = None, fused: bool = False) -> Tape:
     """Run the network forward on a :class:`Tape`, from which gradients can be pulled. Raises as `prove_coverage`."""
     prove_coverage(network)
-    return Tape(_programs[network][1][network.training], network, x_NCHW, dtype=dtype, fused=fused)
+    programs, modes = _programs[network][1], modes_of(network)
+    if modes not in programs:  # some layers in train mode, others in eval mode
+        with _compiling:
+            programs[modes] = compile_present(network, type(network).__name__)
+    return Tape(programs[modes], network, x_NCHW, dtype=dtype, fused=fused)
 
 
 def input_gradient(network: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> Tensor:
@@ -65,7 +71,12 @@ def input_gradients(network: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> tup
 
 
 def cross_entropy_gradient(logits_NK: Tensor, labels_N: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Gradient (N, K) of each image's cross-entropy in its logits: softmax minus the (smoothed) target."""
+    """Gradient (N, K) of each image's cross-entropy in its logits: softmax minus the (smoothed) target.
+
+    Raises :class:`InputError` where there is not one label per image.
+    """
+    if labels_N.shape != logits_NK.shape[:1]:
+        raise InputError(f"labels: shape {tuple(labels_N.shape)} for {len(logits_NK)} images; give one per image")
     target_NK = F.one_hot(labels_N, logits_NK.shape[1]).to(logits_NK.dtype)
     if label_smoothing:
         target_NK = target_NK * (1 - label_smoothing) + label_smoothing / logits_NK.shape[1]

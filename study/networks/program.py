@@ -11,8 +11,11 @@ from torch import Tensor, fx
 
 from study.networks.rules import Rule
 
-#: Sums that overwrite their first operand, and what they are without that.
-OUT_OF_PLACE: dict[Any, Any] = {operator.iadd: operator.add, operator.isub: operator.sub, "add_": "add", "sub_": "sub"}
+#: Arithmetic that overwrites its first operand, and what it is without that.
+OUT_OF_PLACE: dict[Any, Any] = {
+    operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
+    operator.itruediv: operator.truediv, "add_": "add", "sub_": "sub",
+}  # fmt: skip
 #: Given the values that are not tensors (sizes), the operation as a function of its tensors.
 Binding = Callable[[dict[int, Any]], Callable[..., Any]]
 

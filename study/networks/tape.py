@@ -51,7 +51,10 @@ class Tape:
                     values[op.output] = op.call(values)()
                 else:
                     cell = Cell(modules[op.module] if op.module is not None else None, self._pass)
-                    cell.kept["apply"] = op.call(values) if op.call is not None else cell.module
+                    # Not the module itself: while another thread traces, calling any module is part of its trace.
+                    cell.kept["apply"] = (
+                        op.call(values) if op.call is not None else getattr(cell.module, "forward", None)
+                    )
                     values[op.output] = op.rule.forward(cell, *(values[i] for i in op.inputs), reuse=op.reuse)
                 self._cells.append(cell)
                 _release(values, op.inputs, readers)

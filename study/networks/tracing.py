@@ -17,7 +17,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from study.errors import InputError
-from study.networks.program import OUT_OF_PLACE, Binding, Instruction, Program, bind_call
+from study.networks.overwriting import Tracer, settle
+from study.networks.program import Binding, Instruction, Program, bind_call
 from study.networks.rules import (
     Add,
     BatchNorm,
@@ -61,23 +62,40 @@ LINEAR: frozenset[Any] = frozenset(
     }
 )  # fmt: skip
 #: Linear in one tensor if the other operand is a number.
-PRODUCTS: frozenset[Any] = frozenset({operator.mul, torch.mul, "mul"})
+PRODUCTS: frozenset[Any] = frozenset({operator.mul, operator.imul, torch.mul, "mul"})
 #: Linear in the first operand if the second is a number.
-QUOTIENTS: frozenset[Any] = frozenset({operator.truediv, torch.div, "div"})
+QUOTIENTS: frozenset[Any] = frozenset({operator.truediv, operator.itruediv, torch.div, "div"})
 #: On numbers (sizes) only; they pass no gradient.
 ARITHMETIC: frozenset[Any] = frozenset(
     {operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv, operator.mod, int, operator.getitem}
 )
-IN_PLACE: frozenset[Any] = frozenset({torch.relu_, "relu_", *OUT_OF_PLACE})
 
 
-def compile_program(network: nn.Module, name: str) -> dict[bool, Program]:
-    """The network's program in train mode (True) and in eval mode (False).
+#: Which of a network's modules are in train mode.
+Modes = tuple[bool, ...]
+
+
+def modes_of(network: nn.Module) -> Modes:
+    """The modes of its modules, in their order."""
+    return tuple(module.training for module in network.modules())
+
+
+def compile_program(network: nn.Module, name: str) -> dict[Modes, Program]:
+    """The network's program in train mode and in eval mode, by its modules' modes.
 
     The network is left as it was. ``name`` is what messages call it. Raises :class:`InputError` naming the layer or
     operation that has no rule, or the reason why the network cannot be traced.
     """
-    return {training: _Compiler(network, name, training).program() for training in (True, False)}
+    programs = {}
+    for training in (True, False):
+        with _mode(network, training):
+            programs[modes_of(network)] = compile_present(network, name)
+    return programs
+
+
+def compile_present(network: nn.Module, name: str) -> Program:
+    """The network's program in the modes that its modules are in. Raises as :func:`compile_program`."""
+    return _Compiler(network, name).program()
 
 
 @contextmanager
@@ -94,25 +112,28 @@ def _mode(network: nn.Module, training: bool) -> Iterator[None]:
 class _Compiler:
     """Turns one trace into a program, operation by operation."""
 
-    def __init__(self, network: nn.Module, name: str, training: bool) -> None:
+    def __init__(self, network: nn.Module, name: str) -> None:
         self._network, self._name = network, name
         self._numbers: dict[fx.Node, int] = {}
         self._instructions: list[Instruction] = []
         self._sources: dict[int, Rule | None] = {0: None}
         #: Sequences of tensors (a chunked channel axis) exist only as what their parts are taken from.
         self._sequences: dict[fx.Node, tuple[fx.Node, Binding]] = {}
-        with _mode(network, training):
-            try:
-                self._graph = fx.Tracer().trace(network)
-            except Exception as error:  # whatever the network's own code raises on a symbolic input
-                raise InputError(
-                    f"network {name}: it cannot be traced, so guided backpropagation cannot be proven to cover it: "
-                    f"{error}"
-                ) from error
+        try:
+            self._graph = Tracer().trace(network)
+        except Exception as error:  # whatever the network's own code raises on a symbolic input
+            raise InputError(
+                f"network {name}: it cannot be traced, so guided backpropagation cannot be proven to cover it: {error}"
+            ) from error
 
     def program(self) -> Program:
         """Raises :class:`InputError` for an operation without a rule."""
-        self._settle_in_place()
+        unsettled = settle(self._graph, self._network)
+        if unsettled is not None:
+            raise InputError(
+                f"network {self._name}: {self._describe(unsettled)} overwrites what is read later as another view of "
+                "the same memory; compute it out of place"
+            )
         needed = self._needed()
         if not any(node.op == "placeholder" for node in needed):
             raise InputError(f"network {self._name}: its output does not depend on its input, so there is no gradient")
@@ -150,19 +171,6 @@ class _Compiler:
                 needed.add(node)
                 waiting.extend(node.all_input_nodes)
         return needed
-
-    def _settle_in_place(self) -> None:
-        """Whoever reads a value after it was overwritten reads what overwrote it; here nothing is overwritten."""
-        order = {node: i for i, node in enumerate(self._graph.nodes)}
-        for node in self._graph.nodes:
-            if node.all_input_nodes and self._is_in_place(node):
-                source = node.all_input_nodes[0]
-                source.replace_all_uses_with(node, lambda user, node=node: order[user] > order[node])
-
-    def _is_in_place(self, node: fx.Node) -> bool:
-        if node.op == "call_module":
-            return bool(getattr(self._network.get_submodule(str(node.target)), "inplace", False))
-        return node.target in IN_PLACE or (node.op == "call_function" and bool(node.kwargs.get("inplace", False)))
 
     def _may_reuse(self, instruction: Instruction, readers: dict[int, int]) -> bool:
         if instruction.rule is None or not instruction.inputs or readers[instruction.inputs[0]] != 1:
@@ -277,6 +285,11 @@ class _Compiler:
         make = MODULES.get(type(module))
         if make is None:
             self._refuse(what)
+        if not {"weight", "bias"}.isdisjoint(vars(module)):
+            raise InputError(
+                f"network {self._name}: {what} has its weight computed by a hook (pruning, weight or spectral norm), "
+                "through which no gradient would pass; remove the hook"
+            )
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             if module.padding_mode != "zeros":
                 self._refuse(f"{what} with padding_mode {module.padding_mode}")

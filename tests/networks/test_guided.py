@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.config import NETWORKS
+from study.errors import InputError
 from study.networks import build
 from study.networks.guided import guided_gradient, input_gradient, input_gradients
 from tests.networks.reference import reference_gradient
@@ -95,6 +96,13 @@ def test_by_hand() -> None:
     x, y = torch.ones(1, 2, 1, 1), torch.tensor([0])
     assert input_gradient(network, x, y).flatten().tolist() == [-1.0, 1.0]
     assert guided_gradient(network, x, y).flatten().tolist() == [0.0, 1.0]
+
+
+def test_there_must_be_one_label_per_image() -> None:
+    network, x = build("tiny", 10).eval(), torch.randn(3, 3, 32, 32)
+    for labels in (torch.tensor([1]), torch.tensor([1, 2]), torch.tensor(1)):
+        with pytest.raises(InputError, match="for 3 images; give one per image"):
+            input_gradient(network, x, labels)
 
 
 def test_nothing_else_is_touched() -> None:

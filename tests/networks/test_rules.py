@@ -24,6 +24,17 @@ class Calls(nn.Module):
         return self.function(x)
 
 
+class Pooled(nn.Module):
+    """The smaller operand of the sum is nobody else's: its memory might be taken for the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.mean((2, 3), keepdim=True)) + x
+
+
 class Entered(nn.Module):
     """A layer behind an identity whose bias is the layer's whole input: its derivative in x is one in a parameter."""
 
@@ -104,6 +115,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv valid": (lambda: nn.Conv2d(2, 2, 1, padding="valid"), (2, 2, 3, 3)),
     "conv 1d": (lambda: nn.Conv1d(3, 2, 3, padding=1, stride=2), (2, 3, 7)),
     "conv 3d": (lambda: nn.Conv3d(2, 2, 2, padding=(1, 0, 1)), (1, 2, 2, 3, 3)),
+    "conv 3d, grouped": (lambda: nn.Conv3d(2, 2, 2, groups=2, stride=(1, 2, 1), bias=False), (1, 2, 2, 3, 2)),
     "linear": (lambda: nn.Linear(5, 3), (4, 5)),
     "linear on sequences": (lambda: nn.Linear(4, 3, bias=False), (2, 3, 4)),
     "batch-norm": (lambda: batch_norm(nn.BatchNorm2d, 3), (3, 3, 2, 4)),
@@ -118,6 +130,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "batch-norm 1d": (lambda: batch_norm(nn.BatchNorm1d, 4), (5, 4)),
     "batch-norm 1d, length": (lambda: batch_norm(nn.BatchNorm1d, 3), (2, 3, 4)),
     "batch-norm 3d": (lambda: batch_norm(nn.BatchNorm3d, 2), (2, 2, 2, 2, 2)),
+    "batch-norm 1d, eval": (lambda: batch_norm(nn.BatchNorm1d, 3, training=False), (2, 3)),
+    "batch-norm 3d, eval": (lambda: batch_norm(nn.BatchNorm3d, 2, training=False), (1, 2, 2, 2, 2)),
     "relu": (nn.ReLU, (2, 3, 4)),
     "relu6": (nn.ReLU6, (2, 3, 4)),
     "max-pool": (lambda: nn.MaxPool2d(2), (2, 2, 5, 4)),
@@ -132,9 +146,16 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "flatten": (lambda: nn.Flatten(), (2, 2, 3)),
     "mean": (lambda: Calls(lambda x: x.mean((2, 3))), (2, 3, 2, 2)),
     "sum with itself": (lambda: Calls(lambda x: x + 2 * x - 1), (2, 3)),
+    "broadcast sum": (lambda: Calls(lambda x: x.mean((2, 3), keepdim=True) + F.relu(x)), (2, 3, 2, 2)),
     "concatenated parts": (lambda: Calls(lambda x: torch.cat((x[:, 1:], x.chunk(2, 1)[0]), 1)), (2, 4, 3)),
     "residual": (
         lambda: nn.Sequential(batch_norm(nn.BatchNorm2d, 2), Calls(lambda x: x + F.relu(x))), (2, 2, 3, 2),
+    ),
+    "broadcast sum of a fresh value": (Pooled, (1, 2, 2, 2)),
+    "conv, batch-norm, relu": (
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 3, 2, bias=False), batch_norm(nn.BatchNorm2d, 3), nn.ReLU(inplace=True), nn.Conv2d(3, 2, 1)
+        ), (2, 2, 3, 3),
     ),
     "several layers": (
         lambda: nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU6(), nn.Linear(3, 2)), (4, 3),
@@ -186,12 +207,18 @@ def passes(layer: nn.Module, x: Tensor, generator: torch.Generator) -> list[Tens
     return found + [s.clone() for s in tape.backward(v).values()]
 
 
-@pytest.mark.parametrize("name", [name for name, (_, shape) in CASES.items() if len(shape) == 4])
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+@pytest.mark.parametrize("name", [name for name, (_, shape) in CASES.items() if len(shape) in FORMATS])
 def test_channels_last_gives_the_same_numbers(name: str) -> None:
     layer, x = made(name)
-    twin = copy.deepcopy(layer).to(memory_format=torch.channels_last)
+    memory = FORMATS[x.ndim]
+    twin = copy.deepcopy(layer)
+    for p in twin.parameters():
+        p.data = p.data.contiguous(memory_format=memory) if p.ndim == x.ndim else p.data
     contiguous = passes(layer, x, torch.Generator().manual_seed(1))
-    found = passes(twin, x.contiguous(memory_format=torch.channels_last), torch.Generator().manual_seed(1))
+    found = passes(twin, x.contiguous(memory_format=memory), torch.Generator().manual_seed(1))
     for a, b in zip(found, contiguous, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 

@@ -7,7 +7,7 @@ import gc
 import pickle
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from benchmarks import stock
 from study.networks import build, guided
 from study.networks.guided import guided_gradient, input_gradient, record
+from study.networks.tape import Tape
 from study.training.regularizer import regularized_step
 
 
@@ -66,12 +67,30 @@ def test_a_guided_gradient_amid_a_regularized_step_changes_nothing() -> None:
         return found + list(tape.backward(v).values())
 
     expected = passes(lambda: None)
+    assert same(passes(lambda: guided_gradient(network, x[:2] + 1, torch.tensor([1, 0]))), expected)
     network.eval()
-    other = x[:1] + 1
-    y = torch.tensor([1])
-    network.train()
-    found = passes(lambda: guided_gradient(network, other.repeat(2, 1, 1, 1), y.repeat(2)))
+    expected = passes(lambda: None)
+    # In train mode the call in between moves the running statistics that the outer one was normalized with.
+    found = passes(lambda: guided_gradient(network.train(), x[:2] + 1, torch.tensor([1, 0])))
     assert same(found, expected)
+
+
+def test_two_calls_of_one_network_interleaved() -> None:
+    """Every pass of one call is followed by the other call's."""
+    network, x, _ = case()
+    g, u, v = (torch.randn(s, dtype=torch.float64) for s in ((3, 5), x.shape, (3, 5)))
+
+    def passes(tape: Tape, sign: float) -> Iterator[list[Tensor]]:
+        yield [tape.pull(sign * g, keep=True)]
+        yield [tape.pull(sign * g, guided=True)]
+        yield [tape.push(sign * u)]
+        yield list(tape.backward(v).values())
+
+    alone = [list(passes(record(network, sign * x), sign)) for sign in (1.0, -1.0)]
+    first, second = passes(record(network, x), 1.0), passes(record(network, -x), -1.0)
+    for i, (a, b) in enumerate(zip(first, second, strict=True)):
+        assert same(a, alone[0][i]) and same(b, alone[1][i])
+    assert not same(alone[0][2], alone[1][2])
 
 
 def test_threads_on_one_network_and_on_several() -> None:
@@ -96,6 +115,53 @@ def test_threads_on_one_network_and_on_several() -> None:
         assert all(same(list(one), list(pair)) for one in found[i])
 
 
+def test_threads_take_regularized_steps_on_networks_that_none_has_seen() -> None:
+    """Tracing is process-wide in torch.fx: threads that start together compile and run at the same time."""
+    work = [case(seed) for seed in range(4)]
+    expected = [step(copy.deepcopy(network), x, y) for network, x, y in work]
+    found: dict[int, list[Tensor]] = {}
+    start = threading.Barrier(len(work))
+
+    def run(i: int) -> None:
+        start.wait()
+        found[i] = step(*work[i])
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(work))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(same(found[i], gradients_) for i, gradients_ in enumerate(expected))
+
+
+def test_a_call_runs_while_another_network_is_traced() -> None:
+    """torch.fx takes every module that is called meanwhile, by whichever thread, for a part of the trace."""
+    network = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 2))
+    x = torch.randn(1, 3, 4, 4)
+    expected = record(network, x).pull(torch.ones(1, 2))
+    (program, *_) = guided._programs[network][1].values()
+    found = []
+
+    class RunsMeanwhile(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            found.append(Tape(program, network, x).pull(torch.ones(1, 2)))
+            return z + 1
+
+    guided.prove_coverage(RunsMeanwhile())
+    assert same(found, [expected] * len(found)) and found
+
+
+def test_a_gradient_of_another_shape_leaves_the_tape_usable() -> None:
+    network, x, _ = case()
+    g = torch.randn(3, 5, dtype=torch.float64)
+    expected = record(network, x).pull(g, keep=True)
+    tape = record(network, x)
+    for wrong in (g[:, :4], g[:2], g[0]):
+        with pytest.raises(RuntimeError):
+            tape.pull(wrong, keep=True)
+    assert torch.equal(tape.pull(g, keep=True), expected)
+
+
 def test_an_exception_midway_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     network, x, y = case()
     expected = step(copy.deepcopy(network), x, y)
@@ -104,11 +170,13 @@ def test_an_exception_midway_leaves_nothing_behind(monkeypatch: pytest.MonkeyPat
     for name in ("forward", "pull", "push", "backward"):
         twin = copy.deepcopy(network)
         buffers = copy.deepcopy(dict(twin.named_buffers()))
+        for p in twin.parameters():
+            p.grad = torch.ones_like(p)
         with monkeypatch.context() as patch:
             patch.setattr(BatchNorm, name, lambda *a, **o: (_ for _ in ()).throw(RuntimeError("midway")))
             with pytest.raises(RuntimeError, match="midway"):
-                step(twin, x, y)
-        assert gradients(twin) == [] and all(m.training for m in twin.modules())
+                regularized_step(twin, x, y, error="cosine", weight=2.0)
+        assert all(bool((g == 1).all()) for g in gradients(twin)) and all(m.training for m in twin.modules())
         twin.load_state_dict({**twin.state_dict(), **buffers})
         assert same(step(twin, x, y), expected)
 
@@ -130,12 +198,10 @@ def test_frozen_parameters_cost_nothing_and_get_nothing(monkeypatch: pytest.Monk
     regularized_step(network, x, y, error="cosine", weight=2.0)
     assert masks and not any(mask[1] for mask in masks)
     assert all(m.weight.grad is None for m in convolutions)
-    kept = [p for p in network.parameters() if p.requires_grad]
     by_name = dict(zip((n for n, _ in network.named_parameters()), everything, strict=True))
     for name, p in network.named_parameters():
         if p.requires_grad:
             torch.testing.assert_close(p.grad, by_name[name], rtol=1e-12, atol=1e-14)
-    assert kept
 
 
 class Shared(nn.Module):

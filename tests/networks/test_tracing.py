@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from study import config
 from study.errors import InputError
@@ -88,6 +89,12 @@ def refuse(act: nn.Module, pattern: str) -> None:
         (nn.Sequential(nn.ReLU(), nn.GroupNorm(2, 4)), r"layer act.1 \(GroupNorm\)"),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), r"layer act \(Conv2d\) with padding_mode reflect"),
         (nn.Conv2d(4, 4, 2, padding="same"), r"layer act \(Conv2d\) with more zeros"),
+        (
+            prune.identity(nn.Conv2d(4, 4, 1), "weight"),
+            r"layer act \(Conv2d\) has its weight computed by a hook",
+        ),
+        (prune.identity(nn.Linear(2, 2), "bias"), r"layer act \(Linear\) has its weight computed by a hook"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)), "ParametrizedConv2d"),
         (nn.MaxPool2d(2, return_indices=True), r"layer act \(MaxPool2d\) with return_indices"),
         (Calls(F.silu), "operation silu in layer act"),
         (Calls(F.gelu), "operation gelu"),
@@ -106,6 +113,49 @@ def refuse(act: nn.Module, pattern: str) -> None:
 )
 def test_what_is_not_covered_is_refused_by_name(act: nn.Module, named: str) -> None:
     refuse(act, named)
+
+
+def writes_to_a_part(x: Tensor) -> Tensor:
+    part = x[:, :2]
+    part += 1
+    return x
+
+
+def writes_under_a_view(x: Tensor) -> Tensor:
+    flat = x.flatten(1)
+    x.relu_()
+    return flat.view(x.shape)
+
+
+def writes_to_a_second_view(x: Tensor) -> Tensor:
+    first, second = x.transpose(2, 3), x.flatten(2)
+    first.add_(1)
+    return second.view(x.shape)
+
+
+class Passed(nn.Module):
+    """``through`` may hand on its very input."""
+
+    def __init__(self, through: nn.Module) -> None:
+        super().__init__()
+        self.through, self.relu = through, nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.through(x)) + x
+
+
+@pytest.mark.parametrize(
+    ("act", "named"),
+    [
+        (Calls(writes_to_a_part), "operation iadd in layer act"),
+        (Calls(writes_under_a_view), r"operation \.relu_\(\)"),
+        (Calls(writes_to_a_second_view), r"operation \.add_\(\)"),
+        (Passed(nn.Identity()), "layer act.relu"),
+        (Passed(nn.Dropout(0.5)), "layer act.relu"),
+    ],
+)
+def test_what_is_read_as_a_view_after_it_was_overwritten_is_refused(act: nn.Module, named: str) -> None:
+    refuse(act, f"{named}.* overwrites what is read later .* compute it out of place")
 
 
 def test_control_flow_on_values_is_refused() -> None:
@@ -134,9 +184,27 @@ def test_several_inputs_or_outputs_are_refused() -> None:
         prove_coverage(TwoInputs(), "mine")
 
 
+def overwrites(x: Tensor) -> Tensor:
+    """Every augmented assignment, another name for what they overwrite, and a size that is none."""
+    same, rows = x, x.size(2)
+    before = rows
+    rows += 3
+    x *= 2
+    x += x.mean((2, 3), keepdim=True)
+    x /= 3
+    x -= 0.1
+    return F.relu(same.flatten(2)).view(x.size(0), 4, before, rows - 3)
+
+
+def pooled_context(x: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(F.relu(x), 1) + x
+
+
 @pytest.mark.parametrize(
     "act",
     [
+        Calls(overwrites),
+        Calls(pooled_context),
         nn.ReLU(),
         nn.ReLU(inplace=True),
         nn.ReLU6(),
@@ -180,6 +248,50 @@ def test_a_layer_that_is_exchanged_is_seen() -> None:
     network.act = nn.SiLU()
     with pytest.raises(InputError, match=r"layer act \(SiLU\)"):
         guided_gradient(network, torch.randn(1, 3, 8, 8), torch.tensor([1]))
+
+
+def test_a_layer_that_takes_the_place_of_a_deleted_one_is_seen() -> None:
+    """Python gives a freed object's id to the next one."""
+    x, y = torch.randn(1, 3, 8, 8), torch.tensor([1])
+    for _ in range(100):
+        network = Net(10, nn.ReLU())
+        guided_gradient(network, x, y)
+        old = id(network.act)
+        del network.act
+        network.act = nn.SiLU()
+        with pytest.raises(InputError, match=r"layer act \(SiLU\)"):
+            guided_gradient(network, x, y)
+        if id(network.act) == old:
+            return
+    pytest.skip("this Python gave no id twice")
+
+
+def test_a_hook_that_comes_to_compute_a_weight_is_seen() -> None:
+    network = Net(10, nn.ReLU())
+    prove_coverage(network)
+    prune.identity(network.conv, "weight")
+    with pytest.raises(InputError, match=r"layer conv \(Conv2d\) has its weight computed by a hook"):
+        prove_coverage(network)
+    prune.remove(network.conv, "weight")
+    prove_coverage(network)
+
+
+class DropsInTraining(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 1.0, self.training)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_each_layer_runs_in_its_own_mode(frozen: bool) -> None:
+    """A part in eval mode within a network in train mode, and the other way around."""
+    network = nn.Sequential(nn.Flatten(), DropsInTraining(), nn.Linear(12, 3)).train(frozen)
+    x, y = torch.randn(2, 3, 2, 2), torch.tensor([0, 1])
+    whole = input_gradient(network, x, y)
+    network[1].train(not frozen)
+    assert (input_gradient(network, x, y).norm() > 0) == frozen
+    assert (whole.norm() > 0) != frozen
+    network[1].train(frozen)
+    assert torch.equal(input_gradient(network, x, y), whole)
 
 
 def swish_network(n_classes: int) -> nn.Module:

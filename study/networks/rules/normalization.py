@@ -65,7 +65,8 @@ class BatchNorm(Rule):
         weight, bias = (None if p is None else p.detach() for p in (m.weight, m.bias))
         y, mean, rstd = torch.ops.aten.native_batch_norm(x, weight, bias, *running, batch, factor, m.eps)
         if not batch:
-            mean, rstd = m.running_mean, (m.running_var + m.eps).rsqrt()
+            # Copies: a later call in train mode moves the running ones before this call is differentiated.
+            mean, rstd = m.running_mean.clone(), (m.running_var + m.eps).rsqrt()
         weight = torch.ones_like(rstd) if weight is None else weight
         cell.kept.update(x=x, s=_Statistics(mean, rstd, weight, m.eps, batch))
         return y

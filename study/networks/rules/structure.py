@@ -9,19 +9,24 @@ from study.networks.rules.base import Cell, Pull, Rule
 
 
 class Add(Rule):
-    """The sum of two tensors of one shape: a residual connection."""
+    """The sum of two tensors, a residual connection; of unlike shapes it broadcasts as torch does."""
 
     def forward(self, cell: Cell, *inputs: Tensor, reuse: bool = False) -> Tensor:
-        """Any shape."""
-        return inputs[0].add_(inputs[1]) if reuse else inputs[0] + inputs[1]
+        """Any two shapes that broadcast."""
+        cell.kept["shapes"] = tuple(x.shape for x in inputs)
+        return _sum(*inputs, own=reuse)
 
     def pull(self, cell: Cell, g: Tensor, how: Pull) -> tuple[Tensor, ...]:
-        """The same gradient to both."""
-        return (g, g)
+        """The same gradient to both, summed over what was broadcast."""
+        return tuple(g.sum_to_size(shape) for shape in cell.kept["shapes"])
 
     def push(self, cell: Cell, *u: Tensor, own: bool = False) -> Tensor:
         """The sum of the directions."""
-        return u[0].add_(u[1]) if own else u[0] + u[1]
+        return _sum(*u, own=own)
+
+
+def _sum(first: Tensor, second: Tensor, *, own: bool) -> Tensor:
+    return first.add_(second) if own and first.shape == second.shape else first + second
 
 
 class Shift(Rule):
