@@ -133,12 +133,13 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "batch-norm 1d, eval": (lambda: batch_norm(nn.BatchNorm1d, 3, training=False), (2, 3)),
     "batch-norm 3d, eval": (lambda: batch_norm(nn.BatchNorm3d, 2, training=False), (1, 2, 2, 2, 2)),
     "relu": (nn.ReLU, (2, 3, 4)),
-    "relu6": (nn.ReLU6, (2, 3, 4)),
+    "relu6": (nn.ReLU6, (4, 5, 6)),
     "max-pool": (lambda: nn.MaxPool2d(2), (2, 2, 5, 4)),
     "max-pool overlapping": (lambda: nn.MaxPool2d(3, stride=2, padding=1), (2, 2, 5, 7)),
     "max-pool dilated, ceil": (lambda: nn.MaxPool2d(2, stride=2, dilation=2, ceil_mode=True), (1, 2, 6, 7)),
     "max-pool adaptive": (lambda: nn.AdaptiveMaxPool2d((2, 3)), (2, 2, 5, 4)),
     "dropout": (lambda: nn.Dropout(0.4), (2, 3, 4)),
+    "dropout of images": (lambda: nn.Dropout(0.4), (2, 3, 2, 3)),
     "dropout of channels": (lambda: nn.Dropout2d(0.5), (2, 4, 2, 3)),
     "dropout, eval": (lambda: nn.Dropout(0.4).eval(), (2, 3)),
     "average pool": (lambda: nn.AvgPool2d(3, stride=2, padding=1, ceil_mode=True), (2, 2, 5, 4)),
@@ -166,7 +167,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 def made(name: str) -> tuple[nn.Module, Tensor]:
     make, shape = CASES[name]
     layer = nn.Sequential(make().double())
-    return layer, torch.randn(shape, dtype=torch.float64) * 2 + 1  # beyond ReLU6's ceiling here and there
+    return layer, torch.randn(shape, dtype=torch.float64) * 4 + 1  # beyond ReLU6's ceiling here and there
 
 
 @pytest.mark.slow
@@ -221,6 +222,12 @@ def test_channels_last_gives_the_same_numbers(name: str) -> None:
     found = passes(twin, x.contiguous(memory_format=memory), torch.Generator().manual_seed(1))
     for a, b in zip(found, contiguous, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_the_relu6_case_reaches_both_bounds() -> None:
+    layer, x = made("relu6")
+    y = record(layer, x).logits_NK
+    assert {0.0, 6.0} < set(y.flatten().tolist())
 
 
 def test_guided_rule_by_hand() -> None:
