@@ -56,9 +56,10 @@ def parser() -> argparse.ArgumentParser:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A network under evaluation; ``run_id`` where it comes from a ledger."""
+    """A network under evaluation: as it was named, and as tables name it; ``run_id`` where a ledger has it."""
 
     name: str
+    title: str
     network: nn.Module
     card: dict[str, Any]
     run_id: str | None
@@ -72,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = EvaluationConfig(methods=methods, protocol=args.protocol, images=args.images)
     if args.split not in ("val", "test"):
         raise InputError(f"--split: unknown value {args.split!r}; choose val or test")
+    if len(set(args.networks)) < len(args.networks) <= 2:
+        raise InputError(f"{args.networks[0]} is given twice; a network is compared with another one")
     if len(args.networks) > 2:
         raise InputError(f"{len(args.networks)} networks are given; one is scored, two are compared")
     gallery = _numbers("--gallery", args.gallery)
@@ -101,11 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     lines = [f"{args.split} split, {n} images, protocol {reports[0].protocol}, 95 % bootstrap intervals over images"]
     for subject, report in zip(subjects, reports, strict=True):
-        lines += ["", *table.scores(subject.name, report, _milliseconds(subject, dataset, split, methods, device))]
+        lines += ["", *table.scores(subject.title, report, _milliseconds(subject, dataset, split, methods, device))]
     if args.compare_smoothgrad:
-        lines += ["", *table.smoothgrad(subjects[0].name, reports[0])]
+        lines += ["", *table.smoothgrad(subjects[0].title, reports[0])]
     if len(reports) == 2:
-        lines += ["", *table.differences(subjects[0].name, subjects[1].name, *reports)]
+        lines += ["", *table.differences(subjects[0].title, subjects[1].title, *reports)]
     if args.sanity:
         for subject in subjects:
             lines += ["", *_sanity(subject, dataset, split, methods, device)]
@@ -138,7 +141,13 @@ def _open(name: str, args: argparse.Namespace, device: torch.device) -> Subject:
         if not folder.exists() and fetched is not None:
             folder, run_id = fetched
         network, card = load_model(folder)
-    return Subject(name, network.to(device), card, run_id or card.get("run_id"))
+    return Subject(name, _title(name, args.networks), network.to(device), card, run_id or card.get("run_id"))
+
+
+def _title(name: str, names: Sequence[str]) -> str:
+    """The last part of a folder's path where that tells the networks apart."""
+    short = [Path(other).name if Path(other).exists() else other for other in names]
+    return short[names.index(name)] if len(set(short)) == len(set(names)) else name
 
 
 @contextmanager
@@ -201,7 +210,7 @@ def _score(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"scoring {subject.name}", total=n)
+        task = progress.add_task(f"scoring {subject.title}", total=n)
         return evaluate_faithfulness(
             subject.network,
             torch.as_tensor(split.images[:n]),
@@ -238,10 +247,12 @@ def _milliseconds(
     inference = folded(subject.network)
     spent = {}
     for method in methods:
-        for _ in range(2):  # the first call prepares what later ones share
+        seconds = []
+        for _ in range(3):  # the first call prepares what later ones share
             start = time.perf_counter()
             saliency_maps(subject.network, x, classes, [method], inference=inference).logits.cpu()
-            spent[method] = 1000 * (time.perf_counter() - start) / len(x)
+            seconds.append(time.perf_counter() - start)
+        spent[method] = 1000 * min(seconds) / len(x)
     return spent
 
 
@@ -264,7 +275,7 @@ def _sanity(
         return {name: F.adaptive_avg_pool2d(m, 8) if m.shape[-1] > 16 else m for name, m in maps.items()}
 
     stages, similarities = similarity_after_randomization(subject.network.eval(), maps_of)
-    return table.randomization(subject.name, stages, similarities, len(x))
+    return table.randomization(subject.title, stages, similarities, len(x))
 
 
 def _write(
@@ -315,9 +326,9 @@ def _draw(
     maps, captions = {}, {}
     for subject in subjects:
         found = saliency_maps(subject.network, x, torch.as_tensor(labels).to(device), methods)
-        maps[subject.name] = {name: m.cpu() for name, m in found.maps.items()}
+        maps[subject.title] = {name: m.cpu() for name, m in found.maps.items()}
         p, predicted = found.logits.softmax(1).max(1)
-        captions[subject.name] = [
+        captions[subject.title] = [
             f"{dataset.classes[c]} {100 * q:.0f} %" for q, c in zip(p.tolist(), predicted.tolist(), strict=True)
         ]
     draw_gallery(file, images, [dataset.classes[c] for c in labels.tolist()], maps, captions)

@@ -36,7 +36,7 @@ def draw_gallery(
     n, height, width = len(images_NCHW), images_NCHW.shape[2], images_NCHW.shape[3]
     rows = n * len(maps)
     figure, axes = plt.subplots(
-        rows, 1 + len(methods), figsize=(1.35 * (1 + len(methods)) + 1.2, 1.55 * rows + 0.5), dpi=110, squeeze=False,
+        rows, 1 + len(methods), figsize=(1.35 * (1 + len(methods)) + 2, 1.45 * rows + 0.5), dpi=110, squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for i in range(n):
@@ -44,7 +44,8 @@ def draw_gallery(
         for k, (network, of_network) in enumerate(maps.items()):
             row = axes[i * len(maps) + k]
             row[0].imshow(images_NCHW[i].transpose(1, 2, 0), interpolation="nearest")
-            row[0].set_ylabel(f"{titles[i]}\n{network}: {captions[network][i]}", fontsize=7)
+            label = f"{titles[i]}\n\n{network} says\n{captions[network][i]}"
+            row[0].set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center", labelpad=8)
             for axis, method in zip(row[1:], methods, strict=True):
                 axis.imshow(grey, cmap="gray", interpolation="nearest")
                 raw = of_network[method][i : i + 1]

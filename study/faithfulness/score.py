@@ -186,7 +186,8 @@ def _direction(gradient_NCHW: Tensor) -> Tensor:
 def _report(scores: ImageScores, config: EvaluationConfig, seconds: float) -> FaithfulnessReport:
     means, per_image = scores.compute(), scores.columns()
     methods: dict[str, MethodScores] = {}
-    for method in dict.fromkeys(name.split("/")[0] for name in means if "/" in name):
+    baselines = [m for m in (names.RANDOM_MAPS, names.CENTRE_MAPS) if f"{m}/undefined" in means]
+    for method in (*config.methods, *baselines):
         parts = {part: means[f"{method}/{part}"] for part in names.PARTS}
         total = metrics.combined({part: torch.tensor(value, dtype=torch.float64) for part, value in parts.items()})
         methods[method] = MethodScores(parts, int(means[f"{method}/undefined"]), float(total))
