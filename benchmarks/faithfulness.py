@@ -156,14 +156,14 @@ class Case:
 
 
 def agreement(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
-    """Largest difference of min-max scaled maps."""
+    """Largest difference of min-max scaled maps; NaN where every map is constant."""
     worst = {}
     for method, peer in theirs.items():
         mine = ours[method]
         low, high = mine.amin((1, 2), keepdim=True), mine.amax((1, 2), keepdim=True)
         scaled = (mine - low) / (high - low)
         usable = scaled.isfinite().all(2).all(1)
-        worst[method] = float((scaled - peer)[usable].abs().max())
+        worst[method] = float((scaled - peer)[usable].abs().max()) if usable.any() else float("nan")
     return ", ".join(f"{m} {v:.0e}" for m, v in worst.items())
 
 
