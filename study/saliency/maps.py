@@ -21,7 +21,7 @@ from study.saliency.pixel import PIXEL_METHODS, PixelOptions, attributions, pixe
 
 #: Masked images or maps that a perturbation method sends through the network at a time: its memory does not grow with
 #: the batch, and a CPU's cache is not left.
-TOGETHER = 64
+TOGETHER = 32
 
 
 @dataclass(frozen=True)
