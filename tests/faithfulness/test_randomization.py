@@ -55,7 +55,7 @@ def test_maps_that_ignore_the_network_stay_the_same() -> None:
 
 
 def trained(dataset: Dataset, seed: int) -> nn.Module:
-    config = TrialConfig("tiny", 6, 0.2, batch_size=64, seed=seed, warmup_epochs=0.5)
+    config = TrialConfig("tiny", 10, 0.1, batch_size=32, seed=seed, warmup_epochs=0.5)
     torch.manual_seed(seed)
     network = build("tiny", dataset.n_classes)
     optimizer = make_optimizer(network, config)
