@@ -20,7 +20,7 @@ from study.errors import InputError, run_command
 if TYPE_CHECKING:
     from torch import nn
 
-    from analysis.load import StudyTable
+    from analysis.table import StudyTable
     from study.config import TrialConfig
     from study.data import Dataset
     from study.ledger import Ledger

@@ -13,7 +13,7 @@ from study import metrics
 from study.metrics import ACCURACY, FAITHFULNESS, Metric
 
 if TYPE_CHECKING:
-    from analysis.load import StudyTable
+    from analysis.table import StudyTable
 
 _COLOURS = "viridis"  # rises evenly in lightness: readable in grey and with every kind of colour blindness
 _ZERO = "#d55e00"  # lambda = 0, off the scale; vermilion is apart from viridis for colour-blind readers too

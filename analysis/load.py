@@ -1,95 +1,158 @@
-"""From the ledger to one table of trials with a checked schema. Knows the ledger alone."""
+"""``python -m analysis.load STUDY``: from the ledger to two tables, of trials and of curves, as Parquet files.
+
+What was read once is kept beside the study's other results; only runs that changed since are read again.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import hashlib
 import json
-import math
+import os
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
+from study.errors import run_command
 
-from study import metrics
-from study.errors import InputError
-from study.ledger import Ledger, TrialRecord, default_tracking_uri
-from study.metrics import OBJECTIVES, SCORE, Metric
-from study.storage import Storage
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-#: What every table of trials begins with; params by their dotted names, objectives by theirs, and all last metrics
-#: by their ledger names (they contain a slash) follow.
-FIXED = pa.schema(
-    [
-        pa.field("trial", pa.int64(), nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("state", pa.string(), nullable=False),
-        pa.field("reason", pa.string()),
-        pa.field("run_id", pa.string(), nullable=False),
-        pa.field("duration_s", pa.float64()),  # wall clock from first opening to last end, interruptions included
-    ]
-)
-_OWN_COLUMN = ("seed",)  # a param that is a fixed column already
+    from analysis.table import StudyTable
+    from study.ledger import Ledger, TrialRecord
+    from study.storage import Storage
+
+TRIALS_FILE = "trials.parquet"
+CURVES_FILE = "curves.parquet"
+_RECORDS_FILE = "records.parquet"
+_CACHE = ".ledger"  # folder in the study's analysis folder
+_FORMAT = "2"  # of the kept files: others are read anew
+_KEY = b"study.kept"
 
 
-@dataclass(frozen=True)
-class StudyTable:
-    """A study as analysed: ``objectives`` are what the search optimised, ``params`` the params' column names.
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(
+        prog="python -m analysis.load",
+        description="Write a study's two tables as Parquet files: all trials, failed and stopped ones labelled, and "
+        "the curves of all their metrics.",
+    )
+    add_study_arguments(parse)
+    parse.add_argument("--out", type=Path, metavar="DIR", help="folder of the files (default: STORAGE/STUDY/analysis)")
+    parse.add_argument("--fresh", action="store_true", help="forget what was read before and read the whole ledger")
+    return parse
 
-    ``trials`` has one row per trial and seed, those that failed or were stopped included and labelled by ``state``.
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    from study.storage import Storage
+
+    ledger, storage = ledger_from(args)
+    cache = cache_folder(storage, args.study)
+    if args.fresh:
+        forget(cache)
+    study = load_study(ledger, cache)
+    curves = load_curves(ledger, study, cache)
+    out = args.out or storage.local / args.study / "analysis"
+    Storage(out).check_writable()
+    for name, table in ((TRIALS_FILE, study.trials), (CURVES_FILE, curves)):
+        write_parquet(out / name, table)
+    counts = ", ".join(f"{n} {state}" for state, n in study.counts().items()) or "none yet"
+    print(f"study {study.name} · {len(study.trials)} trials ({counts}) · {len(curves)} values of curves")
+    print(f"results  {out / TRIALS_FILE}  {out / CURVES_FILE}", file=sys.stderr)
+    print(f"next     python -m analysis.pareto {args.study}{repeated_options(args)}", file=sys.stderr)
+    return 0
+
+
+def load_study(ledger: Ledger, cache: Path | None = None) -> StudyTable:
+    """The study's table of trials. With ``cache``, only runs that changed since its last reading are read.
+
+    Raises :class:`InputError`: unknown study, a specification without objectives, runs that break the schema.
     """
+    from analysis.table import StudyTable, objectives_of, trials_table
 
-    name: str
-    spec: Mapping[str, Any]
-    objectives: tuple[Metric, ...]
-    params: tuple[str, ...]
-    trials: pa.Table
+    record = ledger.record()
+    objectives = objectives_of(ledger.study, record.spec)
+    if cache is None:
+        reader = ledger.bulk()
+        records = reader.records(list(reader.stamps()))
+        table, params = trials_table(ledger.study, record.spec, records)
+        return StudyTable(ledger.study, record.spec, objectives, params, table)
+    reader = ledger.bulk()
+    stamps = reader.stamps()
+    identity = _identity(ledger, record.run_id)
+    whole = {**identity, "stamps": _digest(stamps), "spec": _digest(record.spec)}
+    kept = _read(cache / TRIALS_FILE, whole)
+    if kept is None:
+        before = _read(cache / _RECORDS_FILE, identity)
+        known: dict[str, tuple[str, str]] = {}
+        if before is not None:
+            rows = (before[name].to_pylist() for name in ("run_id", "stamp", "record"))
+            known = {run_id: (stamp, text) for run_id, stamp, text in zip(*rows, strict=True)}
+        old = {i: known[i][1] for i, stamp in stamps.items() if known.get(i, ("",))[0] == stamp}
+        fresh = {r.run_id: r for r in reader.records([i for i in stamps if i not in old])}
+        table, params = trials_table(ledger.study, record.spec, [*fresh.values(), *map(_record, old.values())])
+        _keep_records(cache, identity, stamps, fresh, old)
+        kept = _write(cache / TRIALS_FILE, table, {**whole, "params": list(params)})
+    return StudyTable(ledger.study, record.spec, objectives, tuple(_noted(kept)["params"]), kept)
 
-    def column(self, name: str) -> list[Any]:
-        """A column's values; all None where the table has no such column."""
-        return self.trials[name].to_pylist() if name in self.trials.column_names else [None] * len(self.trials)
 
-    def values(self, wanted: Sequence[Metric] | None = None) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """(trials, objectives) as numbers; NaN where a trial has none."""
-        columns = [self.column(m.name) for m in wanted or self.objectives]
-        return np.array([[math.nan if v is None else v for v in c] for c in columns], float).reshape(len(columns), -1).T
+def load_curves(ledger: Ledger, study: StudyTable, cache: Path | None = None) -> pa.Table:
+    """All curves of the study's trials, with the columns of ``analysis.table.CURVES``, as incrementally.
 
-    def varied(self) -> list[str]:
-        """Params that differ between trials."""
-        return [name for name in self.params if len({json.dumps(v) for v in self.column(name)}) > 1]
+    Raises :class:`InputError` where a tracking server gives no histories.
+    """
+    import pyarrow as pa
+    from pyarrow import compute
 
-    def counts(self) -> dict[str, int]:
-        """Trials by state, in the order of ``metrics.STATES``; states without trials are left out."""
-        states = self.column("state")
-        return {state: states.count(state) for state in metrics.STATES if state in states}
+    from analysis.table import curves_table, ordered
+
+    reader = ledger.bulk()
+    runs = set(study.column("run_id"))
+    stamps = {run_id: stamp for run_id, stamp in reader.stamps().items() if run_id in runs}
+    epochs = int(max([0, *(e for e in study.column("epoch") if e is not None)]))
+    if cache is None:
+        return curves_table(reader.histories(list(stamps), epochs))
+    identity = _identity(ledger, ledger.record().run_id)
+    kept = _read(cache / CURVES_FILE, identity)
+    known: Mapping[str, str] = _noted(kept)["stamps"] if kept is not None else {}
+    changed = [run_id for run_id, stamp in stamps.items() if known.get(run_id) != stamp]
+    gone = [run_id for run_id in known if run_id not in stamps]
+    if kept is not None and not changed and not gone:
+        return kept
+    new = curves_table(reader.histories(changed, epochs))
+    if kept is not None:
+        stale = compute.is_in(kept["run_id"].cast(pa.string()), value_set=pa.array([*changed, *gone], pa.string()))
+        new = ordered(pa.concat_tables([kept.filter(compute.invert(stale)).replace_schema_metadata(None), new]))
+    return _write(cache / CURVES_FILE, new, {**identity, "stamps": stamps})
 
 
-def load_study(ledger: Ledger) -> StudyTable:
-    """Raises :class:`InputError`: unknown study, a specification without objectives, runs that break the schema."""
-    spec = ledger.record().spec
-    objectives = _objectives(ledger.study, spec)
-    records = ledger.trials()
-    _check(ledger.study, records)
-    params = sorted({name for r in records for name in r.params if name not in _OWN_COLUMN})
-    arrays: dict[str, pa.Array] = {
-        "trial": pa.array([r.trial for r in records], pa.int64()),
-        "seed": pa.array([r.seed for r in records], pa.int64()),
-        "state": pa.array([r.state for r in records], pa.string()),
-        "reason": pa.array([r.tags.get(metrics.TAG_REASON) for r in records], pa.string()),
-        "run_id": pa.array([r.run_id for r in records], pa.string()),
-        "duration_s": pa.array([_duration(r) for r in records], pa.float64()),
-    }
-    for name in params:
-        arrays[name] = _param_array([r.params.get(name) for r in records])
-    for metric in dict.fromkeys([*objectives, metrics.ACCURACY, metrics.FAITHFULNESS]):
-        arrays[metric.name] = pa.array([_objective(metric, r, spec) for r in records], pa.float64())
-    for name in sorted({name for r in records for name in r.metrics}):
-        arrays[name] = pa.array([r.metrics.get(name) for r in records], pa.float64())
-    fields = list(FIXED) + [pa.field(n, a.type) for n, a in arrays.items() if n not in FIXED.names]
-    table = pa.Table.from_arrays(list(arrays.values()), schema=pa.schema(fields))
-    table.validate(full=True)
-    return StudyTable(ledger.study, spec, objectives, tuple(params), table)
+def cache_folder(storage: Storage, study: str) -> Path:
+    """Where commands keep what they read of a study."""
+    return storage.local / study / "analysis" / _CACHE
+
+
+def forget(cache: Path) -> None:
+    """Remove what was kept, so that the next reading is of the whole ledger."""
+    for name in (TRIALS_FILE, CURVES_FILE, _RECORDS_FILE):
+        (cache / name).unlink(missing_ok=True)
+
+
+def write_parquet(file: Path, table: pa.Table) -> None:
+    """Atomically: a reader sees the old file or the new one. Raises OSError."""
+    from pyarrow import parquet
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        parquet.write_table(table, part, compression="zstd")
+        os.chmod(part, 0o644)
+        os.replace(part, file)
+    finally:
+        Path(part).unlink(missing_ok=True)
 
 
 def add_study_arguments(parse: argparse.ArgumentParser) -> None:
@@ -105,6 +168,9 @@ def add_study_arguments(parse: argparse.ArgumentParser) -> None:
 
 def ledger_from(args: argparse.Namespace) -> tuple[Ledger, Storage]:
     """The ledger and storage that the arguments name. Raises :class:`InputError` for a bad location."""
+    from study.ledger import Ledger, default_tracking_uri
+    from study.storage import Storage
+
     storage = Storage.parse(args.storage)
     return Ledger(args.tracking_uri or default_tracking_uri(storage.local), args.study), storage
 
@@ -115,59 +181,61 @@ def repeated_options(args: argparse.Namespace) -> str:
     return options + (f" --tracking-uri {args.tracking_uri}" if args.tracking_uri else "")
 
 
-def _objectives(study: str, spec: Mapping[str, Any]) -> tuple[Metric, ...]:
-    names = spec.get("objectives")
-    unknown = [name for name in names or () if name not in OBJECTIVES]
-    if not names or unknown:
-        what = f"the unknown objective {unknown[0]!r}" if unknown else "no objectives"
-        raise InputError(f"study {study!r}: its specification in the ledger names {what}; was another version in use?")
-    return (SCORE,) if spec.get("scalarize") else tuple(OBJECTIVES[name] for name in names)
+def _identity(ledger: Ledger, parent: str) -> dict[str, Any]:
+    return {"format": _FORMAT, "ledger": _digest(ledger.tracking_uri), "study": ledger.study, "parent": parent}
 
 
-def _objective(metric: Metric, record: TrialRecord, spec: Mapping[str, Any]) -> float | None:
-    """A weighted sum is recomputed from its parts: the search keeps it to itself. A part to be minimised counts < 0."""
-    if metric is not SCORE:
-        return record.metrics.get(metric.ledger_name)
-    total = 0.0
-    for name, weight in spec["scalarize"].items():
-        value = record.metrics.get(OBJECTIVES[name].ledger_name)
-        if value is None:
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _noted(table: pa.Table) -> dict[str, Any]:
+    return json.loads(table.schema.metadata[_KEY])
+
+
+def _read(file: Path, expected: Mapping[str, Any]) -> pa.Table | None:
+    """A kept table, or None where there is none, it is damaged, or what it notes of itself is not ``expected``."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        noted = json.loads((parquet.read_schema(file).metadata or {})[_KEY])
+        if any(noted.get(name) != value for name, value in expected.items()):
             return None
-        total += weight * (value if OBJECTIVES[name].direction == "maximize" else -value)
-    return total
+        return parquet.read_table(file, memory_map=False)
+    except (OSError, KeyError, ValueError, pa.ArrowException):
+        return None
 
 
-def _check(study: str, records: Sequence[TrialRecord]) -> None:
-    seen: dict[tuple[int, int], str] = {}
-    for r in records:
-        if r.state not in metrics.STATES:
-            raise InputError(f"study {study!r}: run {r.run_id} has the unknown state {r.state!r}; correct its tag")
-        other = seen.setdefault((r.trial, r.seed), r.run_id)
-        if other != r.run_id:
-            raise InputError(
-                f"study {study!r}: trial {r.trial} with seed {r.seed} has two runs, {other} and {r.run_id}; delete one"
-            )
-        clash = [n for n in r.params if n not in _OWN_COLUMN and (n in FIXED.names or n in (*OBJECTIVES, SCORE.name))]
-        if clash:
-            raise InputError(
-                f"study {study!r}: run {r.run_id} has a param named {clash[0]!r}, which is a column's name"
-            )
+def _write(file: Path, table: pa.Table, noted: Mapping[str, Any]) -> pa.Table:
+    """Keep a table where that is possible (it may be somebody else's folder); the table with its notes."""
+    table = table.replace_schema_metadata({_KEY: json.dumps(noted).encode()})
+    try:
+        write_parquet(file, table)
+    except OSError:
+        file.unlink(missing_ok=True) if os.access(file.parent, os.W_OK) else None
+    return table
 
 
-def _duration(record: TrialRecord) -> float | None:
-    ended = record.end_ms is not None and record.state != metrics.RUNNING
-    return (record.end_ms - record.start_ms) / 1000 if ended and record.end_ms is not None else None
+def _keep_records(
+    cache: Path,
+    identity: Mapping[str, Any],
+    stamps: Mapping[str, str],
+    fresh: Mapping[str, TrialRecord],
+    old: Mapping[str, str],
+) -> None:
+    import pyarrow as pa
+
+    texts = {**old, **{run_id: json.dumps(dataclasses.asdict(r)) for run_id, r in fresh.items()}}
+    table = pa.table({"run_id": list(texts), "stamp": [stamps[i] for i in texts], "record": list(texts.values())})
+    _write(cache / _RECORDS_FILE, table, identity)
 
 
-def _param_array(values: list[Any]) -> pa.Array:
-    """Bool, integer, number or text, whichever all values are; anything else as JSON text."""
-    kinds = {type(v) for v in values if v is not None}
-    for allowed, arrow in (
-        ({bool}, pa.bool_()),
-        ({int}, pa.int64()),
-        ({int, float}, pa.float64()),
-        ({str}, pa.string()),
-    ):
-        if kinds <= allowed and kinds:
-            return pa.array([None if v is None else (float(v) if arrow == pa.float64() else v) for v in values], arrow)
-    return pa.array([None if v is None else json.dumps(v) for v in values], pa.string())
+def _record(text: str) -> TrialRecord:
+    from study.ledger import TrialRecord
+
+    return TrialRecord(**json.loads(text))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -17,7 +17,7 @@ from study.metrics import Metric
 if TYPE_CHECKING:
     import numpy as np
 
-    from analysis.load import StudyTable
+    from analysis.table import StudyTable
 
 TABLE_FILE = "trials.parquet"
 FIGURE_FILE = "front.png"

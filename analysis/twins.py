@@ -22,7 +22,7 @@ from study.metrics import PARTS
 if TYPE_CHECKING:
     import numpy as np
 
-    from analysis.load import StudyTable
+    from analysis.table import StudyTable
     from study.faithfulness.statistics import Floats
     from study.ledger import Ledger
 

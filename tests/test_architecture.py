@@ -32,14 +32,15 @@ ALLOWED: dict[str, set[str]] = {
     "study.tuning": {"study.trial", "study.ledger", "study.storage"},
     "study.run": {"study.plan", "study.tuning", "study.ledger", "study.data", "study.storage"},
     "analysis": set(),
-    "analysis.load": {"study.storage", "study.ledger"},
-    "analysis.figure": {"analysis.load"},
+    "analysis.table": {"study.ledger"},
+    "analysis.load": {"analysis.table", "study.storage", "study.ledger"},
+    "analysis.figure": {"analysis.table"},
     "analysis.pareto": {
-        "analysis.load", "analysis.figure", "analysis.twins", "study.ledger", "study.storage",
+        "analysis.table", "analysis.load", "analysis.figure", "analysis.twins", "study.ledger", "study.storage",
     },
-    "analysis.twins": {"analysis.load", "analysis.pareto", "study.faithfulness", "study.ledger"},
+    "analysis.twins": {"analysis.table", "analysis.load", "analysis.pareto", "study.faithfulness", "study.ledger"},
     "analysis.export": {
-        "analysis.load", "analysis.pareto", "study.ledger", "study.networks", "study.data",
+        "analysis.table", "analysis.load", "analysis.pareto", "study.ledger", "study.networks", "study.data",
         "study.faithfulness", "study.training", "study.storage",
     },
 }  # fmt: skip

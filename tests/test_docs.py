@@ -13,7 +13,15 @@ from study.spec import StudySpec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = ("study.run", "study.train", "study.evaluate", "analysis.pareto", "analysis.twins", "analysis.export")
+COMMANDS = (
+    "study.run",
+    "study.train",
+    "study.evaluate",
+    "analysis.load",
+    "analysis.pareto",
+    "analysis.twins",
+    "analysis.export",
+)
 #: Explained once, in the row of study.run, and left out where a row has them only because every analysis does.
 SHARED = {"--storage", "--tracking-uri", "--json", "--out"}
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from study import metrics
 from study.errors import InputError
+from study.ledger.bulk import BulkReader
 from study.ledger.records import StudyRecord, TrialRecord, flatten, read_run, run_name
 from study.ledger.run import SupersededError, TrialRun, log_texts
 from study.ledger.store import connect, create_store
@@ -164,6 +165,11 @@ class Ledger:
         self._parent_id()
         runs = self._search(f"tags.`{metrics.TAG_ROLE}` = 'trial'")
         return sorted((read_run(run) for run in runs), key=lambda r: (r.trial, r.seed))
+
+    def bulk(self) -> BulkReader:
+        """A reader for all trials at once. Raises :class:`InputError` for an unknown study."""
+        self._parent_id()
+        return BulkReader(self._client, str(self._experiment))
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """All values of one metric as (epoch, value), by epoch; empty where it was never logged."""

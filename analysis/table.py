@@ -1,0 +1,228 @@
+"""A study as Arrow tables with a checked schema: one row per trial and seed, one row per value of a curve."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from study import metrics
+from study.errors import InputError
+from study.ledger import TrialRecord
+from study.metrics import OBJECTIVES, SCORE, Metric
+
+if TYPE_CHECKING:
+    from study.ledger.bulk import Histories
+
+#: What every table of trials begins with; params by their dotted names, objectives by theirs, and all last metrics
+#: by their ledger names (they contain a slash) follow.
+FIXED = pa.schema(
+    [
+        pa.field("trial", pa.int64(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("state", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("started", pa.timestamp("ms", "UTC"), nullable=False),
+        pa.field("ended", pa.timestamp("ms", "UTC")),
+        pa.field("duration_s", pa.float64()),  # wall clock from first opening to last end, interruptions included
+    ]
+)
+#: One row per trial, metric and epoch. ``when``: when it was measured.
+CURVES = pa.schema(
+    [
+        pa.field("run_id", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("metric", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("epoch", pa.int32(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),  # NaN: was not finite
+        pa.field("when", pa.timestamp("ms", "UTC"), nullable=False),
+    ]
+)
+OWN_COLUMN = ("seed",)  # a param that is a fixed column already
+#: Params by which two runs of one configuration may differ: its path says nothing of the data's content.
+NOT_CONFIGURATION = ("data.source",)
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """A study as analysed: ``objectives`` are what the search optimised, ``params`` the params' column names.
+
+    ``trials`` has one row per trial and seed, those that failed or were stopped included and labelled by ``state``.
+    """
+
+    name: str
+    spec: Mapping[str, Any]
+    objectives: tuple[Metric, ...]
+    params: tuple[str, ...]
+    trials: pa.Table
+
+    def column(self, name: str) -> list[Any]:
+        """A column's values; all None where the table has no such column."""
+        return self.trials[name].to_pylist() if name in self.trials.column_names else [None] * len(self.trials)
+
+    def numbers(self, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """(trials,) a numeric column; NaN where a trial has no value, or the table no such column."""
+        if name not in self.trials.column_names:
+            return np.full(len(self.trials), math.nan)
+        return np.array(self.trials[name].cast(pa.float64()).to_numpy(zero_copy_only=False), float)
+
+    def values(self, wanted: Sequence[Metric] | None = None) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """(trials, objectives) as numbers; NaN where a trial has none."""
+        names = [m.name for m in wanted or self.objectives]
+        return np.array([self.numbers(name) for name in names], float).reshape(len(names), -1).T
+
+    def with_state(self, state: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """(trials,) True where a trial is in ``state``."""
+        return np.array([s == state for s in self.column("state")], bool)
+
+    def varied(self) -> list[str]:
+        """Params that differ between trials."""
+        return [name for name in self.params if self.trials[name].combine_chunks().unique().__len__() > 1]
+
+    def counts(self) -> dict[str, int]:
+        """Trials by state, in the order of ``metrics.STATES``; states without trials are left out."""
+        states = self.column("state")
+        return {state: states.count(state) for state in metrics.STATES if state in states}
+
+    def configurations(self) -> list[str]:
+        """(trials,) a text that is equal for trials which differ at most in the seed."""
+        names = [name for name in self.params if name not in NOT_CONFIGURATION]
+        columns = [self.column(name) for name in names]
+        return [json.dumps(values) for values in zip(*columns, strict=True)] if columns else [""] * len(self.trials)
+
+
+def objectives_of(study: str, spec: Mapping[str, Any]) -> tuple[Metric, ...]:
+    """What the search optimised. Raises :class:`InputError` where the specification names no known objective."""
+    names = spec.get("objectives")
+    unknown = [name for name in names or () if name not in OBJECTIVES]
+    if not names or unknown:
+        what = f"the unknown objective {unknown[0]!r}" if unknown else "no objectives"
+        raise InputError(f"study {study!r}: its specification in the ledger names {what}; was another version in use?")
+    return (SCORE,) if spec.get("scalarize") else tuple(OBJECTIVES[name] for name in names)
+
+
+def trials_table(
+    study: str, spec: Mapping[str, Any], records: Sequence[TrialRecord]
+) -> tuple[pa.Table, tuple[str, ...]]:
+    """The table of trials, by trial and seed, and its params. Raises :class:`InputError` for runs that break it."""
+    records = sorted(records, key=lambda r: (r.trial, r.seed))
+    _check(study, records)
+    params = sorted({name for r in records for name in r.params if name not in OWN_COLUMN})
+    arrays: dict[str, pa.Array] = {
+        "trial": pa.array([r.trial for r in records], pa.int64()),
+        "seed": pa.array([r.seed for r in records], pa.int64()),
+        "state": pa.array([r.state for r in records], pa.string()),
+        "reason": pa.array([r.tags.get(metrics.TAG_REASON) for r in records], pa.string()),
+        "run_id": pa.array([r.run_id for r in records], pa.string()),
+        "started": pa.array([r.start_ms for r in records], FIXED.field("started").type),
+        "ended": pa.array([_ended(r) for r in records], FIXED.field("ended").type),
+        "duration_s": pa.array([_duration(r) for r in records], pa.float64()),
+    }
+    for name in params:
+        arrays[name] = _param_array([r.params.get(name) for r in records])
+    for metric in dict.fromkeys([*objectives_of(study, spec), metrics.ACCURACY, metrics.FAITHFULNESS]):
+        arrays[metric.name] = pa.array([_objective(metric, r, spec) for r in records], pa.float64())
+    for name in sorted({name for r in records for name in r.metrics}):
+        arrays[name] = pa.array([r.metrics.get(name) for r in records], pa.float64())
+    fields = list(FIXED) + [pa.field(n, a.type) for n, a in arrays.items() if n not in FIXED.names]
+    table = pa.Table.from_arrays(list(arrays.values()), schema=pa.schema(fields))
+    table.validate(full=True)
+    return table, tuple(params)
+
+
+def curves_table(histories: Histories) -> pa.Table:
+    """By run, metric and epoch. Of an epoch that was logged twice, the value logged last counts."""
+    table = pa.table(
+        {
+            "run_id": pa.array(histories.run_ids, pa.string()).dictionary_encode(),
+            "metric": pa.array(histories.names, pa.string()).dictionary_encode(),
+            "epoch": pa.array(histories.epochs, pa.int32()),
+            "value": pa.array(histories.values, pa.float64()),
+            "when": pa.array(histories.when_ms, CURVES.field("when").type),
+        },
+        schema=CURVES,
+    )
+    return ordered(table)
+
+
+def ordered(curves: pa.Table) -> pa.Table:
+    """Sorted by run, metric and epoch; one row each, the latest."""
+    curves = curves.unify_dictionaries().combine_chunks()
+    if not len(curves):
+        return curves
+    run, metric = (_ranks(curves[name].chunk(0)) for name in ("run_id", "metric"))
+    epoch = curves["epoch"].to_numpy()
+    order = np.lexsort((curves["when"].cast(pa.int64()).to_numpy(), epoch, metric, run))
+    run, metric, epoch = run[order], metric[order], epoch[order]
+    last = np.ones(len(order), bool)
+    last[:-1] = (run[1:] != run[:-1]) | (metric[1:] != metric[:-1]) | (epoch[1:] != epoch[:-1])
+    table = curves.take(order[last])
+    table.validate(full=True)
+    return table
+
+
+def _ranks(column: pa.DictionaryArray) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """(rows,) numbers that sort as the texts do."""
+    texts = np.array(column.dictionary.to_pylist())
+    rank = np.empty(len(texts), np.int64)
+    rank[np.argsort(texts)] = np.arange(len(texts))
+    return rank[column.indices.to_numpy()]
+
+
+def _objective(metric: Metric, record: TrialRecord, spec: Mapping[str, Any]) -> float | None:
+    """A weighted sum is recomputed from its parts: the search keeps it to itself. A part to be minimised counts < 0."""
+    if metric is not SCORE:
+        return record.metrics.get(metric.ledger_name)
+    total = 0.0
+    for name, weight in spec["scalarize"].items():
+        value = record.metrics.get(OBJECTIVES[name].ledger_name)
+        if value is None:
+            return None
+        total += weight * (value if OBJECTIVES[name].direction == "maximize" else -value)
+    return total
+
+
+def _check(study: str, records: Sequence[TrialRecord]) -> None:
+    seen: dict[tuple[int, int], str] = {}
+    taken = {*FIXED.names, *OBJECTIVES, SCORE.name} - {*OWN_COLUMN}
+    for r in records:
+        if r.state not in metrics.STATES:
+            raise InputError(f"study {study!r}: run {r.run_id} has the unknown state {r.state!r}; correct its tag")
+        other = seen.setdefault((r.trial, r.seed), r.run_id)
+        if other != r.run_id:
+            raise InputError(
+                f"study {study!r}: trial {r.trial} with seed {r.seed} has two runs, {other} and {r.run_id}; delete one"
+            )
+        clash = sorted(taken & r.params.keys())
+        if clash:
+            raise InputError(
+                f"study {study!r}: run {r.run_id} has a param named {clash[0]!r}, which is a column's name"
+            )
+
+
+def _ended(record: TrialRecord) -> int | None:
+    return record.end_ms if record.state != metrics.RUNNING else None
+
+
+def _duration(record: TrialRecord) -> float | None:
+    ended = _ended(record)
+    return (ended - record.start_ms) / 1000 if ended is not None else None
+
+
+def _param_array(values: list[Any]) -> pa.Array:
+    """Bool, integer, number or text, whichever all values are; anything else as JSON text."""
+    kinds = {type(v) for v in values if v is not None}
+    for allowed, arrow in (
+        ({bool}, pa.bool_()),
+        ({int}, pa.int64()),
+        ({int, float}, pa.float64()),
+        ({str}, pa.string()),
+    ):
+        if kinds <= allowed and kinds:
+            return pa.array([None if v is None else (float(v) if arrow == pa.float64() else v) for v in values], arrow)
+    return pa.array([None if v is None else json.dumps(v) for v in values], pa.string())
