@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.errors import run_command
+from study.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -159,7 +160,10 @@ def add_study_arguments(parse: argparse.ArgumentParser) -> None:
     """The arguments by which every command of this package names a study."""
     parse.add_argument("study", metavar="STUDY", help="name of the study, as study.run printed it")
     parse.add_argument(
-        "--storage", default="results", metavar="DIR_OR_URI", help="where results live (default: results)"
+        "--storage",
+        default=DEFAULT_STORAGE,
+        metavar="DIR_OR_URI",
+        help="where results live (default: $STUDY_STORAGE, else results)",
     )
     parse.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow server or store (default: mlflow.db in the results folder)"
@@ -177,7 +181,7 @@ def ledger_from(args: argparse.Namespace) -> tuple[Ledger, Storage]:
 
 def repeated_options(args: argparse.Namespace) -> str:
     """The options that the next command needs too, as typed."""
-    options = f" --storage {args.storage}" if args.storage != "results" else ""
+    options = f" --storage {args.storage}" if args.storage != DEFAULT_STORAGE else ""
     return options + (f" --tracking-uri {args.tracking_uri}" if args.tracking_uri else "")
 
 

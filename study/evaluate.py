@@ -20,6 +20,7 @@ from study import metrics
 from study.config import EvaluationConfig
 from study.errors import InputError, run_command
 from study.metrics import METHODS, PROTOCOLS
+from study.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     add("--gallery", default="0,1,2,3,4,5", help="images to draw, by number in the split; '' draws none")
     add("--compare-smoothgrad", action="store_true", help="what denoising at inference costs and gains beside it")
     add("--sanity", action="store_true", help="the cascading model-parameter randomisation check")
-    add("--storage", default="results", help="where results of studies live")
+    add("--storage", default=DEFAULT_STORAGE, help="where results of studies live")
     add("--tracking-uri", default=None, help="MLflow server or store (None: mlflow.db in the results folder)")
     add("--out", default="results/evaluate", help="folder of table, per-image scores and gallery")
     return parse

@@ -16,7 +16,7 @@ from typing import Any
 from study import __version__, metrics
 from study.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, run_command
 from study.spec import StudySpec, load_spec, parse_duration
-from study.storage import Storage
+from study.storage import DEFAULT_STORAGE, Storage
 
 DEFAULT_SPEC = "search_spaces/cifar100.yaml"
 _STACK = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow", "numpy")
@@ -33,7 +33,12 @@ def parser() -> argparse.ArgumentParser:
     add("--trials", type=int, help="end after so many trials; more than before extends the study")
     add("--time-budget", metavar="30m", help="end this session after so long; the same command continues")
     add("--name", help="name of the study (default: the specification's file name)")
-    add("--storage", default="results", metavar="DIR_OR_URI", help="where results live (default: results)")
+    add(
+        "--storage",
+        default=DEFAULT_STORAGE,
+        metavar="DIR_OR_URI",
+        help="where results live (default: $STUDY_STORAGE, else results)",
+    )
     add("--tracking-uri", metavar="URI", help="MLflow server or store (default: mlflow.db in the results folder)")
     add("--address", help="Ray cluster, HOST:PORT (default: the one that is found, else this machine)")
     add("--seed", type=int, help="of the search and of every training")
@@ -241,7 +246,7 @@ def _conclude(args: argparse.Namespace, spec: StudySpec, name: str, storage: Sto
     if left:
         say(f"next     {left} trials are left: type the same command to continue")
         return EXIT_INTERRUPTED if counts[metrics.RUNNING] and spec.budget.time is None else 0
-    options = f" --storage {args.storage}" if args.storage != "results" else ""
+    options = f" --storage {args.storage}" if args.storage != DEFAULT_STORAGE else ""
     options += f" --tracking-uri {args.tracking_uri}" if args.tracking_uri else ""
     say(f"next     python -m analysis.pareto {name}{options}")
     return 0

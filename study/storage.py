@@ -12,6 +12,9 @@ from urllib.parse import unquote, urlsplit
 
 from study.errors import InputError
 
+#: Where results live unless --storage says otherwise; a cluster's machines have STUDY_STORAGE from the cluster file.
+DEFAULT_STORAGE = os.environ.get("STUDY_STORAGE") or "results"
+
 _NEEDED_BYTES = 64 * 2**20  # a study's books and one small checkpoint; less than this is a full disk
 
 
