@@ -1,9 +1,10 @@
-"""The front as one figure: accuracy against faithfulness, lambda as colour. Matplotlib without a display."""
+"""Figures of the front and of the way to it, as PNG and SVG. Matplotlib without a display."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from study import metrics
 from study.metrics import ACCURACY, FAITHFULNESS, Metric
 
 if TYPE_CHECKING:
+    from analysis.anytime import Anytime
+    from analysis.replicates import Replicates
     from analysis.table import StudyTable
 
 _COLOURS = "viridis"  # rises evenly in lightness: readable in grey and with every kind of colour blindness
@@ -26,14 +29,41 @@ def axes_of(study: StudyTable) -> tuple[Metric, Metric]:
     return study.objectives[0], study.objectives[1]
 
 
-def draw_front(study: StudyTable, on_front: np.ndarray[Any, np.dtype[np.bool_]], file: Path) -> None:
-    """Write a PNG. Front points are large and numbered by trial, dominated ones faint; a step line bounds what the
-    front dominates where the two axes are the objectives."""
+def pyplot() -> Any:
+    """Matplotlib's, without a display; SVG files have text as text and are the same for the same data."""
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "study"})
     from matplotlib import pyplot as plt
+
+    return plt
+
+
+def save(figure: Any, stem: Path) -> list[Path]:
+    """``stem``.png and ``stem``.svg, each put in its place when it is whole; closes the figure."""
+    written = []
+    for kind, metadata in (("png", {}), ("svg", {"Date": None})):
+        file, part = stem.with_suffix(f".{kind}"), stem.with_suffix(f".{kind}.part")
+        figure.savefig(part, format=kind, metadata=metadata)
+        os.replace(part, file)
+        written.append(file)
+    pyplot().close(figure)
+    return written
+
+
+def draw_front(
+    study: StudyTable,
+    on_front: np.ndarray[Any, np.dtype[np.bool_]],
+    knee: int | None,
+    repeated: Replicates | None,
+    stem: Path,
+) -> list[Path]:
+    """Write PNG and SVG. Front points are large and numbered by trial, dominated ones faint; a step line bounds what
+    the front dominates where the two axes are the objectives, and a band what single-seed studies attain."""
     from matplotlib.colors import LogNorm
+
+    plt = pyplot()
 
     x_metric, y_metric = axes_of(study)
     xy = study.values([x_metric, y_metric])
@@ -50,6 +80,9 @@ def draw_front(study: StudyTable, on_front: np.ndarray[Any, np.dtype[np.bool_]],
     axes.grid(color="0.92", linewidth=0.8)
     axes.set_axisbelow(True)
     if set(study.objectives) == {x_metric, y_metric}:
+        columns = [study.objectives.index(m) for m in (x_metric, y_metric)]
+        if repeated is not None and repeated.bands is not None:
+            _band(axes, {p: points[:, columns] for p, points in repeated.bands.items()}, x_metric, y_metric)
         _step_line(axes, xy[on_front], x_metric, y_metric)
     x, y = xy.T
     shades = None
@@ -72,16 +105,44 @@ def draw_front(study: StudyTable, on_front: np.ndarray[Any, np.dtype[np.bool_]],
         )
     if shades is not None and len(positive):
         figure.colorbar(shades, ax=axes, label="λ, weight of the regularizer (log scale)")
+    if knee is not None and on_front[knee]:
+        axes.scatter(*xy[knee], s=260, facecolors="none", edgecolors="black", linewidths=1.4, zorder=4)
     _number(axes, study, xy, on_front)
     axes.set_xlabel(_label(x_metric))
     axes.set_ylabel(_label(y_metric))
     axes.margins(0.1)
-    _legend(axes, has_zero=bool((complete & (weight == 0)).any()), dominated=bool((complete & ~on_front).any()))
+    handles = _handles(
+        has_zero=bool((complete & (weight == 0)).any()),
+        dominated=bool((complete & ~on_front).any()),
+        knee=knee is not None and bool(on_front[knee]),
+    )
+    shown = [h for h in axes.get_legend_handles_labels()[0] if not h.get_label().startswith("_")]
+    axes.legend(handles=[*handles, *shown], loc="best", fontsize=8.5, framealpha=0.9)
     what = "front" if on_front.sum() != 1 else "front of a single point"
     figure.suptitle(f"Study {study.name}: {what}, {int(on_front.sum())} of {len(study.trials)} trials", fontsize=13)
     figure.supxlabel(_caption(study, complete), fontsize=8.5, color="0.3", x=0.01, ha="left")
-    figure.savefig(file, format="png")
-    plt.close(figure)
+    return save(figure, stem)
+
+
+def draw_anytime(study: StudyTable, way: Anytime, stem: Path) -> list[Path]:
+    """Hypervolume over trials, over wall-clock hours and over device hours, side by side."""
+    plt = pyplot()
+    figure, all_axes = plt.subplots(1, 3, figsize=(10, 3.4), dpi=150, layout="constrained", sharey=True)
+    for axes, x, label in zip(
+        all_axes,
+        (way.trials, way.wall_hours, way.device_hours),
+        ("trials that ended", "hours since the study began", f"{way.device}-hours of training and scoring"),
+        strict=True,
+    ):
+        axes.step([0, *x], [0, *way.hypervolume], where="post", color="#0072b2", linewidth=1.8)
+        axes.grid(color="0.92", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.set_xlabel(label)
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+    all_axes[0].set_ylabel("hypervolume")
+    figure.suptitle(f"Study {study.name}: hypervolume of {' × '.join(m.name for m in study.objectives)}", fontsize=12)
+    return save(figure, stem)
 
 
 def _label(metric: Metric) -> str:
@@ -90,17 +151,46 @@ def _label(metric: Metric) -> str:
 
 
 def _step_line(axes: Any, xy: np.ndarray[Any, np.dtype[np.float64]], x_metric: Metric, y_metric: Metric) -> None:
-    """The border of the dominated region: along the front, each step towards what both its ends dominate."""
+    """The border of the dominated region."""
+    if len(xy) > 1:
+        axes.plot(*staircase(xy, x_metric, y_metric).T, color="0.35", linewidth=1.3, zorder=2)
+
+
+def staircase(
+    xy: np.ndarray[Any, np.dtype[np.float64]], x_metric: Metric, y_metric: Metric
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(corners, 2) along non-dominated points, each step towards what both its ends dominate."""
     sign = 1 if x_metric.direction == "maximize" else -1
-    best_y = np.maximum if y_metric.direction == "maximize" else np.minimum
-    points = xy[np.argsort(sign * xy[:, 0])]
-    if len(points) < 2:
-        return
+    worse = np.minimum if y_metric.direction == "maximize" else np.maximum
+    points = xy[np.argsort(sign * xy[:, 0], kind="stable")]
     corners = [points[0]]
     for before, after in itertools.pairwise(points):
-        worse_y = after[1] if best_y(before[1], after[1]) == before[1] else before[1]
-        corners += [np.array([before[0], worse_y]), after]
-    axes.plot(*np.array(corners).T, color="0.35", linewidth=1.3, zorder=2)
+        corners += [np.array([before[0], worse(before[1], after[1])]), after]
+    return np.array(corners)
+
+
+def _band(
+    axes: Any, bands: dict[float, np.ndarray[Any, np.dtype[np.float64]]], x_metric: Metric, y_metric: Metric
+) -> None:
+    """Between what few and what nearly all single-seed studies attain, and the median."""
+    low, middle, high = sorted(bands)
+    few, most = (staircase(bands[p], x_metric, y_metric) for p in (low, high))
+    axes.fill(
+        *np.concatenate([few, most[::-1]]).T,
+        color="#0072b2",
+        alpha=0.15,
+        linewidth=0,
+        zorder=1,
+        label=f"attained by {low:g} to {high:g} % of single-seed studies",
+    )
+    axes.plot(
+        *staircase(bands[middle], x_metric, y_metric).T,
+        color="#0072b2",
+        linewidth=1,
+        linestyle="--",
+        zorder=1,
+        label=f"attained by {middle:g} %",
+    )
 
 
 def _number(
@@ -114,7 +204,7 @@ def _number(
         axes.annotate(str(trials[i]), xy[i], xytext=(7, 6), textcoords="offset points", fontsize=8.5, zorder=4)
 
 
-def _legend(axes: Any, *, has_zero: bool, dominated: bool) -> None:
+def _handles(*, has_zero: bool, dominated: bool, knee: bool) -> list[Any]:
     from matplotlib.lines import Line2D
 
     def handle(marker: str, colour: str, size: float, label: str, alpha: float = 1.0) -> Any:
@@ -128,7 +218,9 @@ def _legend(axes: Any, *, has_zero: bool, dominated: bool) -> None:
         handles.append(handle("o", "#35b779", 6, "dominated", 0.35))
     if has_zero:
         handles.append(handle("D", _ZERO, 8, "λ = 0 (no regularizer)"))
-    axes.legend(handles=handles, loc="best", fontsize=8.5, framealpha=0.9)
+    if knee:
+        handles.append(Line2D([], [], ls="", marker="o", ms=13, mfc="none", mec="black", label="knee"))
+    return handles
 
 
 def _caption(study: StudyTable, complete: np.ndarray[Any, np.dtype[np.bool_]]) -> str:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study import metrics
 from study.errors import run_command
-from study.metrics import Metric
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
 
+    from analysis.replicates import Replicates
     from analysis.table import StudyTable
 
 TABLE_FILE = "trials.parquet"
-FIGURE_FILE = "front.png"
 _ALWAYS_SHOWN = ("network", "reg_weight", "reg_error", "lr")
 _SHOWN_AS = {"reg_weight": "λ", "reg_error": "E"}
+_PRINTED = 40  # rows of the front
 _PIPED_WIDTH = 140  # characters where stdout is no terminal: nothing is cut
 
 
@@ -41,87 +42,113 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from analysis.load import ledger_from, load_study, repeated_options
+    from analysis.load import cache_folder, ledger_from, load_curves, load_study, repeated_options
 
     ledger, storage = ledger_from(args)
-    study = load_study(ledger)
-    on_front = front_mask(study)
-    volume = hypervolume(study.values()[on_front], study.objectives)
+    cache = cache_folder(storage, args.study)
+    study = load_study(ledger, cache)
+    curves = load_curves(ledger, study, cache)
+    front = find_front(study)
     out = args.out or storage.local / args.study / "analysis"
-    print_front(study, on_front, volume)
-    written = write_files(study, on_front, out)
+    print_front(study, front)
+    written = write_files(study, curves, front, out)
     from analysis.twins import find_twins, report_twins
 
-    pairs = find_twins(study, on_front)
+    pairs = find_twins(study, front.mask)
     if any(pair.plain is not None for pair in pairs):
         report_twins(ledger, study, pairs)
     if args.json:
-        print(json.dumps({"front": front_rows(study, on_front), "trials": len(study.trials), "hypervolume": volume}))
+        print(json.dumps(summary(study, front)))
     options = repeated_options(args)
     print(f"results  {'  '.join(str(f) for f in written)}", file=sys.stderr)
-    if on_front.any():
+    if front.mask.any():
         print(f"next     python -m analysis.export {args.study} --out exported{options}", file=sys.stderr)
     else:
         print("next     type the study.run command again: the front needs a complete trial", file=sys.stderr)
     return 0
 
 
+@dataclass(frozen=True)
+class Front:
+    """``mask`` (trials,) who is on it; ``eligible`` (trials,) who could be; ``knee`` the row where it bends.
+
+    ``volume``: its hypervolume in the product of the objectives' units. ``repeated``: what replicates say, if any.
+    """
+
+    eligible: np.ndarray[Any, np.dtype[np.bool_]]
+    mask: np.ndarray[Any, np.dtype[np.bool_]]
+    volume: float
+    knee: int | None
+    repeated: Replicates | None
+
+
+def find_front(study: StudyTable) -> Front:
+    """The front of the trials that were trained for the full budget and have finite objectives."""
+    import numpy as np
+
+    from analysis.geometry import hypervolume, knee
+    from analysis.replicates import replicates
+
+    possible, mask, values = eligible(study), front_mask(study), study.values()
+    rows = np.flatnonzero(mask)
+    bend = knee(values[rows], study.objectives)
+    return Front(
+        possible,
+        mask,
+        hypervolume(values[rows], study.objectives),
+        None if bend is None else int(rows[bend]),
+        replicates(study, possible),
+    )
+
+
+def eligible(study: StudyTable) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(trials,) True for complete trials with finite objectives: only they can be on the front."""
+    import numpy as np
+
+    return study.with_state(metrics.COMPLETE) & np.isfinite(study.values()).all(axis=1)
+
+
 def front_mask(study: StudyTable) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(trials,) True for complete trials with finite objectives that no other such trial dominates.
+    """(trials,) True for eligible trials that no other eligible one dominates.
 
     One dominates another that is nowhere worse and somewhere better. So equal points do not dominate each other:
     all of them are on the front, since each is a network of its own.
     """
     import numpy as np
 
-    values = study.values()
-    complete = np.array([state == metrics.COMPLETE for state in study.column("state")], bool)
-    eligible = complete & np.isfinite(values).all(axis=1)
-    mask = np.zeros(len(values), bool)
-    mask[eligible] = nondominated(values[eligible], study.objectives)
+    from analysis.geometry import nondominated
+
+    possible = eligible(study)
+    mask = np.zeros(len(possible), bool)
+    mask[possible] = nondominated(study.values()[possible], study.objectives)
     return mask
 
 
-def nondominated(
-    values: np.ndarray[Any, np.dtype[np.float64]], objectives: Sequence[Metric]
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(points,) True where no row of the finite ``values`` (points, objectives) dominates; duplicates are kept."""
-    import moocore
-    import numpy as np
-
-    if len(values) == 0:
-        return np.zeros(0, bool)
-    return np.asarray(moocore.is_nondominated(values, maximise=_maximise(objectives), keep_weakly=True), bool)
-
-
-def hypervolume(values: np.ndarray[Any, np.dtype[np.float64]], objectives: Sequence[Metric]) -> float:
-    """What ``values`` (points, objectives) dominate, up to the objectives' reference points, in their units' product.
-
-    A point that is not better than the reference in every objective contributes nothing.
-    """
-    import moocore
-    import numpy as np
-
-    reference = np.array([m.reference for m in objectives])
-    signs = np.where(_maximise(objectives), 1.0, -1.0)
-    inside = values[((values - reference) * signs > 0).all(axis=1)]
-    if len(inside) == 0:
-        return 0.0
-    return float(moocore.hypervolume(inside, ref=reference, maximise=_maximise(objectives)))
-
-
-def _maximise(objectives: Sequence[Metric]) -> list[bool]:
-    return [m.direction == "maximize" for m in objectives]
-
-
-def front_rows(study: StudyTable, on_front: np.ndarray[Any, np.dtype[np.bool_]]) -> list[dict[str, Any]]:
+def front_rows(study: StudyTable, front: Front) -> list[dict[str, Any]]:
     """The front as plain values, the best of the first objective first."""
     import numpy as np
 
     first = study.objectives[0]
     names = ["trial", "seed", "run_id", *_shown_params(study), *(m.name for m in study.objectives)]
-    rows = study.trials.select([n for n in names if n in study.trials.column_names]).take(np.flatnonzero(on_front))
-    return sorted(rows.to_pylist(), key=lambda r: -r[first.name] if first.direction == "maximize" else r[first.name])
+    at = np.flatnonzero(front.mask)
+    rows = study.trials.select([n for n in names if n in study.trials.column_names]).take(at).to_pylist()
+    for i, row in zip(at, rows, strict=True):
+        row["knee"] = bool(i == front.knee)
+        if front.repeated is not None:
+            row |= {"seeds": int(front.repeated.seeds[i]), "probability": float(front.repeated.probability[i])}
+    return sorted(rows, key=lambda r: -r[first.name] if first.direction == "maximize" else r[first.name])
+
+
+def summary(study: StudyTable, front: Front) -> dict[str, Any]:
+    """The front, its hypervolume and its replicates' interval as plain values, ready for JSON."""
+    values: dict[str, Any] = {
+        "front": front_rows(study, front),
+        "trials": len(study.trials),
+        "hypervolume": front.volume,
+    }
+    if front.repeated is not None:
+        values["single_seed_hypervolume"] = dict(zip(("low", "median", "high"), front.repeated.volume, strict=True))
+    return values
 
 
 def _shown_params(study: StudyTable) -> list[str]:
@@ -129,7 +156,7 @@ def _shown_params(study: StudyTable) -> list[str]:
     return always + [name for name in study.varied() if name not in always]
 
 
-def print_front(study: StudyTable, on_front: np.ndarray[Any, np.dtype[np.bool_]], volume: float) -> None:
+def print_front(study: StudyTable, front: Front) -> None:
     """Counts, the front as a table and its hypervolume, on stdout."""
     from rich.console import Console
     from rich.table import Table
@@ -137,11 +164,16 @@ def print_front(study: StudyTable, on_front: np.ndarray[Any, np.dtype[np.bool_]]
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_PIPED_WIDTH)
+    say = lambda text: console.print(text, soft_wrap=True)  # noqa: E731
     counts = ", ".join(f"{n} {state}" for state, n in study.counts().items()) or "none yet"
-    console.print(f"study {study.name} · {len(study.trials)} trials ({counts})", soft_wrap=True)
-    rows = front_rows(study, on_front)
+    say(f"study {study.name} · {len(study.trials)} trials ({counts})")
+    without = study.counts().get(metrics.COMPLETE, 0) - int(front.eligible.sum())
+    if without:
+        names = " or ".join(m.name for m in study.objectives)
+        say(f"{without} complete trials have no finite {names}, so they cannot be on the front")
+    rows = front_rows(study, front)
     if not rows:
-        console.print("front: empty, no trial is complete with finite objectives", soft_wrap=True)
+        say("front: empty, no trial is complete with finite objectives")
         return
     params = _shown_params(study)
     table = Table(title=f"front ({len(rows)} of {len(study.trials)} trials)", title_justify="left", box=None)
@@ -150,14 +182,28 @@ def print_front(study: StudyTable, on_front: np.ndarray[Any, np.dtype[np.bool_]]
     for metric in study.objectives:
         better = "higher" if metric.direction == "maximize" else "lower"
         table.add_column(f"{metric.name}\n{metric.unit}\n{better} is better", justify="right")
-    for row in rows:
+    if front.repeated is not None:
+        table.add_column("non-dominated\nprobability\n(seeds)", justify="right")
+    table.add_column("")
+    for row in rows[:_PRINTED]:
         cells = [str(row["trial"]), str(row["seed"]), *(_cell(row[p]) for p in params)]
-        table.add_row(*cells, *(f"{row[m.name]:.4g}" for m in study.objectives))
+        cells += [f"{row[m.name]:.4g}" for m in study.objectives]
+        if front.repeated is not None:
+            cells.append(f"{row['probability']:.2f} ({row['seeds']})")
+        table.add_row(*cells, "knee" if row["knee"] else "")
     console.print(table)
+    if len(rows) > _PRINTED:
+        say(f"and {len(rows) - _PRINTED} more: see {TABLE_FILE}")
     if len(rows) == 1:
-        console.print("The front is a single point: one trial is at least as good as every other in every objective.")
+        say("The front is a single point: one trial is at least as good as every other in every objective.")
     reference = ", ".join(f"{m.name} {m.reference:g}" for m in study.objectives)
-    console.print(f"hypervolume {volume:.6g} (reference point: {reference})", soft_wrap=True)
+    say(f"hypervolume {front.volume:.6g} (reference point: {reference})")
+    if front.repeated is not None:
+        low, middle, high = front.repeated.volume
+        say(
+            f"of studies with one seed a configuration: median {middle:.6g}, 95 % within [{low:.6g}, {high:.6g}]; the "
+            f"spread over seeds is known from {front.repeated.freedom} seeds beyond each configuration's first"
+        )
 
 
 def _cell(value: Any) -> str:
@@ -166,28 +212,31 @@ def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def write_files(study: StudyTable, on_front: np.ndarray[Any, np.dtype[np.bool_]], out: Path) -> list[Path]:
-    """The table of all trials, with a column ``front``, and the figure if any trial is complete; the files written.
+def write_files(study: StudyTable, curves: pa.Table, front: Front, out: Path) -> list[Path]:
+    """The table of all trials, with columns ``front``, ``knee`` and, with replicates, ``probability``; the figures of
+    the front and of the way to it if any trial is complete. The files written.
 
     Raises :class:`InputError` where ``out`` cannot be written.
     """
+    import numpy as np
     import pyarrow as pa
-    from pyarrow import parquet
 
-    from analysis.figure import draw_front
+    from analysis.anytime import anytime
+    from analysis.figure import draw_anytime, draw_front
+    from analysis.load import write_parquet
     from study.storage import Storage
 
     Storage(out).check_writable()
-    table = study.trials.append_column(pa.field("front", pa.bool_(), nullable=False), pa.array(on_front))
-    part = out / (TABLE_FILE + ".part")
-    parquet.write_table(table, part)
-    os.replace(part, out / TABLE_FILE)
+    table = study.trials.append_column(pa.field("front", pa.bool_(), nullable=False), pa.array(front.mask))
+    knee = np.arange(len(table)) == (-1 if front.knee is None else front.knee)
+    table = table.append_column(pa.field("knee", pa.bool_(), nullable=False), pa.array(knee))
+    if front.repeated is not None:
+        table = table.append_column("probability", pa.array(front.repeated.probability, from_pandas=True))
+    write_parquet(out / TABLE_FILE, table)
     written = [out / TABLE_FILE]
-    if on_front.any():
-        part = out / (FIGURE_FILE + ".part")
-        draw_front(study, on_front, part)
-        os.replace(part, out / FIGURE_FILE)
-        written.append(out / FIGURE_FILE)
+    if front.mask.any():
+        written += draw_front(study, front.mask, front.knee, front.repeated, out / "front")
+        written += draw_anytime(study, anytime(study, curves, front.eligible), out / "hypervolume")
     return written
 
 

@@ -34,9 +34,13 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": set(),
     "analysis.table": {"study.ledger"},
     "analysis.load": {"analysis.table", "study.storage", "study.ledger"},
-    "analysis.figure": {"analysis.table"},
+    "analysis.geometry": set(),
+    "analysis.replicates": {"analysis.table", "analysis.geometry"},
+    "analysis.anytime": {"analysis.table", "analysis.geometry"},
+    "analysis.figure": {"analysis.table", "analysis.replicates", "analysis.anytime"},
     "analysis.pareto": {
-        "analysis.table", "analysis.load", "analysis.figure", "analysis.twins", "study.ledger", "study.storage",
+        "analysis.table", "analysis.load", "analysis.figure", "analysis.twins", "analysis.geometry",
+        "analysis.replicates", "analysis.anytime", "study.ledger", "study.storage",
     },
     "analysis.twins": {"analysis.table", "analysis.load", "analysis.pareto", "study.faithfulness", "study.ledger"},
     "analysis.export": {

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from made_studies import MakeStudy, scored
 from pyarrow import parquet
 
+from analysis.geometry import hypervolume, nondominated
 from analysis.load import load_study
-from analysis.pareto import front_mask, hypervolume, main, nondominated
+from analysis.pareto import front_mask, main
 from study import metrics
 from study.errors import EXIT_BAD_INPUT, run_command
 from study.metrics import ACCURACY, ALIGNMENT, FAITHFULNESS, LOSS, PARAMETERS, SCORE
@@ -122,7 +123,10 @@ def test_the_command_prints_and_writes_the_front(
     table = parquet.read_table(storage / "demo" / "analysis" / "trials.parquet")
     assert table["front"].to_pylist() == [True, True, False]
     assert table["reg_error"].to_pylist() == [None, "cosine", "mse"]
-    assert (storage / "demo" / "analysis" / "front.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("front", "hypervolume"):
+        assert (storage / "demo" / "analysis" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (storage / "demo" / "analysis" / f"{name}.svg").read_bytes()
+    assert table["knee"].to_pylist().count(True) == 1
 
 
 def test_a_front_of_one_says_so(make_study: MakeStudy, storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
