@@ -38,6 +38,12 @@ ALLOWED: dict[str, set[str]] = {
     "analysis.replicates": {"analysis.table", "analysis.geometry"},
     "analysis.anytime": {"analysis.table", "analysis.geometry"},
     "analysis.figure": {"analysis.table", "analysis.replicates", "analysis.anytime"},
+    "analysis.effect": {"analysis.table", "analysis.geometry"},
+    "analysis.figure_importance": {"analysis.table", "analysis.figure", "analysis.effect", "analysis.importance"},
+    "analysis.importance": {
+        "analysis.table", "analysis.load", "analysis.geometry", "analysis.effect", "analysis.figure_importance",
+        "analysis.pareto", "study.storage",
+    },
     "analysis.pareto": {
         "analysis.table", "analysis.load", "analysis.figure", "analysis.twins", "analysis.geometry",
         "analysis.replicates", "analysis.anytime", "study.ledger", "study.storage",

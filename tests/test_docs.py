@@ -19,6 +19,7 @@ COMMANDS = (
     "study.evaluate",
     "analysis.load",
     "analysis.pareto",
+    "analysis.importance",
     "analysis.twins",
     "analysis.export",
 )

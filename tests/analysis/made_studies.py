@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from study.ledger import Ledger
+from analysis.table import StudyTable, objectives_of, trials_table
+from study import metrics
+from study.ledger import Ledger, TrialRecord
 from study.metrics import PARTS
 
 MakeStudy = Callable[..., Ledger]
@@ -33,3 +35,16 @@ def write_per_image(
     file.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(pa.table(columns), file)
     return columns
+
+
+def invented_table(
+    runs: Sequence[tuple[int, Mapping[str, Any], Mapping[str, float]]], objectives: Mapping[str, str] | None = None
+) -> StudyTable:
+    """The table of complete trials (seed, params, ledger metrics), without a ledger."""
+    spec = {"objectives": objectives or {"accuracy": "maximize", "faithfulness": "maximize"}}
+    records = [
+        TrialRecord(f"{i:032x}", i, seed, metrics.COMPLETE, dict(params), dict(scores), {}, 1000 * i, 1000 * i + 500)
+        for i, (seed, params, scores) in enumerate(runs)
+    ]
+    table, params = trials_table("invented", spec, records)
+    return StudyTable("invented", spec, objectives_of("invented", spec), params, table)

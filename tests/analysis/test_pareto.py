@@ -156,7 +156,7 @@ def test_an_unknown_study_is_one_line(make_study: MakeStudy, storage: Path, caps
     assert "there are demo" in error
 
 
-@pytest.mark.parametrize("module", ["pareto", "twins", "export"])
+@pytest.mark.parametrize("module", ["load", "pareto", "importance", "twins", "export"])
 def test_help_imports_nothing_heavy(module: str) -> None:
     code = (
         f"import sys, analysis.{module} as m; m.parser().format_help(); "
