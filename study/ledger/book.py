@@ -16,7 +16,8 @@ from typing import Any
 
 from study import metrics
 from study.ledger.journal import Entry, Journal
-from study.ledger.run import REPORT_MS, SupersededError, TrialRun
+from study.ledger.numbers import SupersededError
+from study.ledger.run import REPORT_MS, TrialRun
 from study.ledger.study import DataInput, Ledger, new_attempt
 from study.ledger.tracking import first_line
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from study import metrics
+from study.ledger.numbers import Number, check_holder, write_numbers
 from study.ledger.records import same_number
 
 EPOCH_METRIC = "epoch"  # logged with every report: its latest value is the last epoch that the ledger holds
@@ -22,10 +22,6 @@ _END_STATUS = {
     metrics.DIVERGED: "FAILED",
     metrics.FAILED: "FAILED",
 }
-
-
-class SupersededError(RuntimeError):
-    """A later attempt at this trial has taken its run over: what this one still has to say is not written."""
 
 
 class TrialRun:
@@ -45,15 +41,14 @@ class TrialRun:
         """Log the reports of epochs after the last one logged, step = epoch: as many in one request as fit into it.
 
         An epoch's values are in one request together with its number, so that an epoch is logged wholly or not.
-        MLflow clips infinities to a number that reads like a result, and a value left out would leave an older one
-        standing as the last; so every value that is not finite is stored as NaN.
+        Every value that is not finite is stored as NaN: left out, an older one would stand as the last.
         """
-        waiting: list[Any] = []
+        waiting: list[Number] = []
         epoch = self._epoch
         for report in history:
             if int(report["epoch"]) <= epoch:
                 continue
-            values = _metrics({k: v for k, v in report.items() if k != REPORT_MS}, int(report["epoch"]), report)
+            values = _numbers(report, int(report["epoch"]))
             if len(waiting) + len(values) > _METRICS:
                 self._send(waiting, epoch)
                 waiting = []
@@ -88,31 +83,25 @@ class TrialRun:
         last = {**(tags or {}), metrics.TAG_STATE: state}
         if reason:
             last[metrics.TAG_REASON] = " ".join(reason.split())[:1000]
-        self._held()  # uploads may take minutes
-        self._client.log_batch(self.run_id, metrics=_metrics(new, self._epoch))
+        write_numbers(self._client, self.run_id, self.attempt, _numbers(new, self._epoch))  # uploads may take minutes
         log_texts(self._client, self.run_id, tags=last)
         if run.info.status != _END_STATUS[state]:
             self._client.set_terminated(self.run_id, _END_STATUS[state])
 
-    def _send(self, values: list[Any], epoch: int) -> None:
-        self._held()
-        self._client.log_batch(self.run_id, metrics=values)
+    def _send(self, numbers: list[Number], epoch: int) -> None:
+        write_numbers(self._client, self.run_id, self.attempt, numbers)
         self._epoch = epoch
 
     def _held(self) -> Any:
         """The run as it is. Raises :class:`SupersededError` where it belongs to another attempt."""
         run = self._client.get_run(self.run_id)
-        holder = run.data.tags.get(metrics.TAG_ATTEMPT)
-        if holder != self.attempt:
-            raise SupersededError(f"run {self.run_id} belongs to attempt {holder}, not to {self.attempt}")
+        check_holder(self.run_id, run.data.tags.get(metrics.TAG_ATTEMPT), self.attempt)
         return run
 
 
-def _metrics(values: Mapping[str, float], step: int, report: Mapping[str, float] | None = None) -> list[Any]:
-    from mlflow.entities import Metric
-
-    when = int((report or {}).get(REPORT_MS, time.time() * 1000))
-    return [Metric(k, v if math.isfinite(v) else math.nan, when, step) for k, v in values.items()]
+def _numbers(report: Mapping[str, float], step: int) -> list[Number]:
+    ms = int(report.get(REPORT_MS, time.time() * 1000))
+    return [Number(name, float(value), ms, step) for name, value in report.items() if name != REPORT_MS]
 
 
 def log_texts(

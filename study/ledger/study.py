@@ -19,8 +19,9 @@ from typing import Any
 from study import metrics
 from study.errors import InputError
 from study.ledger.bulk import BulkReader
+from study.ledger.numbers import SupersededError
 from study.ledger.records import StudyRecord, TrialRecord, flatten, read_run, run_name
-from study.ledger.run import SupersededError, TrialRun, log_texts
+from study.ledger.run import TrialRun, log_texts
 from study.ledger.store import connect, create_store
 from study.ledger.tracking import first_line, shown, sqlite_path
 
