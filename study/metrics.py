@@ -25,9 +25,15 @@ class Metric:
     direction: Direction
     reference: float
     describes: str
+    error_name: str = ""  # ledger name of its standard error over images, where it has one
 
 
-ACCURACY = Metric("accuracy", "val/accuracy", "%", "maximize", 0.0, "top-1 accuracy on validation images")
+ACCURACY_ERROR = "val/accuracy_standard_error"  # binomial, over images, pp
+FAITHFULNESS_ERROR = "val/faithfulness_standard_error"  # of the mean over images, pp
+
+ACCURACY = Metric(
+    "accuracy", "val/accuracy", "%", "maximize", 0.0, "top-1 accuracy on validation images", ACCURACY_ERROR
+)
 FAITHFULNESS = Metric(
     "faithfulness",
     "val/faithfulness",
@@ -35,6 +41,7 @@ FAITHFULNESS = Metric(
     "maximize",
     0.0,
     "mean of (100-AD+AI+AG+Ins+100-Del)/5 over distinct maps, minus its value for random maps",
+    FAITHFULNESS_ERROR,
 )
 ALIGNMENT = Metric("alignment", "val/alignment", "cosine", "maximize", 0.0, "mean cos(input gradient, guided gradient)")
 LOSS = Metric("loss", "val/loss", "nats", "minimize", 10.0, "mean cross-entropy on validation images")
@@ -85,7 +92,6 @@ CENTRE_MAPS = "centre"  # the same for a Gaussian in the middle, whatever the im
 
 #: Where the object's true mask is known, in percent, higher is better.
 LOCALIZATION: tuple[str, ...] = ("pointing_game", "energy_in_mask")
-FAITHFULNESS_ERROR = "val/faithfulness_standard_error"  # of the mean over images, pp
 IMAGE_SECONDS = "time/seconds_per_scored_image"
 
 
@@ -110,7 +116,13 @@ TAG_ATTEMPT = "study.attempt"  # token of the attempt that may write to the run
 TAG_REASON = "study.reason"  # why a trial ended without a score
 TAG_PROTOCOL = "study.protocol"
 TAG_ROLE = "study.role"  # study | trial
+TAG_TWIN_OF = "study.twin_of"  # number of the trial whose lambda = 0 twin this is
+TAG_REPLICATE_OF = "study.replicate_of"  # number of the trial that this repeats with another seed
+TAG_STOPPED_AFTER = "study.stopped_after_epochs"  # of a trial that was stopped early
 TAG_CODE_VERSION = "study.code_version"
+
+#: In a trial's first result after an interruption: (epoch, report) of the rungs that it passed before.
+PAST_RUNGS = "past_rungs"
 
 # States of a trial, as written in the ledger.
 RUNNING = "running"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +20,11 @@ from study.config import DataConfig, EvaluationConfig, TrialConfig, fingerprint
 from study.errors import InputError
 from study.metrics import OBJECTIVES, SCORE, Direction, Metric
 from study.space import Parameter, Point, Scalar, Strict, active, complete, grid, ordered
+from study.terms import Budget, Constraint, Fidelity, Resources, Stopping, check_constrained, parse_duration
 
 __all__ = ["Budget", "Fidelity", "Resources", "StudySpec", "TrialConfig", "load_spec", "parse_duration"]
+
+Sampler = Literal["auto", "tpe", "gp", "nsga2", "random", "grid"]
 
 #: The paper's best setting (Torres Figueroa et al. 2024): always tried beside the unregularized network.
 PAPER_REG_WEIGHT = 7.5e-3
@@ -29,42 +33,6 @@ PAPER_REG_ERROR = "cosine"
 _SOURCES = ("shapes", "cifar100")
 _SPEC_OWNED = {"epochs", "rungs", "data", "evaluation"}  # said elsewhere in a specification than in the space
 _TUNABLE = tuple(f.name for f in dataclasses.fields(TrialConfig) if f.name not in _SPEC_OWNED)
-
-
-class Fidelity(Strict):
-    """``max_epochs`` of a full trial; ``rungs``: epochs after which it is also scored."""
-
-    max_epochs: int = Field(ge=1, le=100_000)
-    rungs: tuple[int, ...] = ()
-
-    @model_validator(mode="after")
-    def _check(self) -> Fidelity:
-        for rung in self.rungs:
-            if not 1 <= rung < self.max_epochs:
-                raise ValueError(f"rungs: {rung} is not between 1 and max_epochs - 1 = {self.max_epochs - 1}")
-        if list(self.rungs) != sorted(set(self.rungs)):
-            raise ValueError(f"rungs: {list(self.rungs)} must rise without repetition")
-        return self
-
-
-class Resources(Strict):
-    """What one trial occupies. A fraction of a GPU lets several trials share it."""
-
-    cpus: float = Field(default=1, gt=0, le=4096)
-    gpus: float = Field(default=0, ge=0, le=64)
-
-
-class Budget(Strict):
-    """Whichever ends first ends the study; ``time`` in seconds (written e.g. ``30m``, ``1h30m``)."""
-
-    trials: int = Field(ge=1, le=1_000_000)
-    time: float | None = Field(default=None, gt=0)
-    retries: int = Field(default=2, ge=0, le=100)
-
-    @field_validator("time", mode="before")
-    @classmethod
-    def _duration(cls, value: Any) -> Any:
-        return parse_duration(value) if isinstance(value, str) else value
 
 
 class StudySpec(Strict):
@@ -80,7 +48,9 @@ class StudySpec(Strict):
     evaluation: dict[str, Any] = {}
     resources: Resources = Resources()
     budget: Budget
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    sampler: Sampler = "auto"
+    stopping: Stopping | None = Stopping()
+    constraints: dict[str, Constraint] = {}
     seed: int = Field(default=0, ge=0, lt=2**31)
 
     @field_validator("objectives")
@@ -113,6 +83,9 @@ class StudySpec(Strict):
             if required not in self.space and required not in self.fixed:
                 raise ValueError(f"space.{required}: missing; name it in 'space' or in 'fixed'")
         ordered(self.space)
+        check_constrained(list(self.constraints))
+        if self.stopping is not None and "stopping" in self.model_fields_set and not self.fidelity.rungs:
+            raise ValueError("stopping: there is no rung to stop at; name epochs in fidelity.rungs, or write null")
         self._check_values()
         if self.sampler == "grid":
             list(grid(self.space))
@@ -177,6 +150,26 @@ class StudySpec(Strict):
         signs = {name: 1 if OBJECTIVES[name].direction == "maximize" else -1 for name in self.scalarize}
         return [sum(w * signs[n] * report[OBJECTIVES[n].ledger_name] for n, w in self.scalarize.items())]
 
+    def target_errors(self, report: Mapping[str, float]) -> list[float]:
+        """The targets' standard errors from a report with ledger names; 0 where a metric has none."""
+        if self.scalarize is None:
+            return [report.get(m.error_name, 0.0) for m in self.targets]
+        errors = (w * report.get(OBJECTIVES[n].error_name, 0.0) for n, w in self.scalarize.items())
+        return [math.hypot(*errors)]
+
+    def violations(self, report: Mapping[str, float]) -> dict[str, float]:
+        """By how much a report breaks each constraint (at most 0: it keeps it); NaN counts as broken without end."""
+        found = {}
+        for name, constraint in self.constraints.items():
+            value = report[OBJECTIVES[name].ledger_name]
+            found[name] = math.inf if math.isnan(value) else constraint.violation(value)
+        return found
+
+    @property
+    def halving(self) -> Stopping | None:
+        """How trials are stopped early; None where all are trained to the end."""
+        return self.stopping if self.fidelity.rungs and self.sampler != "grid" else None
+
     def first_points(self) -> list[Point]:
         """What is tried before anything is sampled: lambda = 0, the paper's lambda, then the known points.
 
@@ -222,19 +215,6 @@ def _known_keys(kind: type, values: Mapping[str, Any], where: str) -> dict[str, 
         if name not in known:
             raise InputError(f"{where}.{name}: unknown key; known are {', '.join(known)}")
     return dict(values)
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of ``90``, ``90s``, ``30m``, ``1h30m`` or ``2d``. Raises ValueError."""
-    match = re.fullmatch(
-        r"\s*(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?\s*", text
-    )
-    if not match or not any(match.groups()):
-        raise ValueError(f"{text!r} is not a duration; write e.g. 90s, 30m or 1h30m")
-    seconds = sum(float(n or 0) * unit for n, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True))
-    if seconds <= 0:
-        raise ValueError(f"{text!r} is no time at all; write e.g. 30m")
-    return seconds
 
 
 class _Loader(yaml.SafeLoader):

@@ -182,7 +182,7 @@ class Trial:
 
     @torch.no_grad()
     def _classify(self, split: Split) -> dict[str, float]:
-        """Top-1 accuracy (%) and mean cross-entropy (nats) over a whole split."""
+        """Top-1 accuracy (%), its standard error (pp) and mean cross-entropy (nats) over a whole split."""
         self.network.eval()
         try:
             loss = torch.zeros((), device=self.device, dtype=torch.float64)
@@ -196,8 +196,10 @@ class Trial:
         finally:
             self.network.train()
         n = len(split.labels)
+        share = correct.item() / n
         return {
-            metrics.ACCURACY.ledger_name: 100 * correct.item() / n,
+            metrics.ACCURACY.ledger_name: 100 * share,
+            metrics.ACCURACY_ERROR: 100 * math.sqrt(share * (1 - share) / n),
             metrics.LOSS.ledger_name: loss.item() / n,
         }
 

@@ -1,7 +1,9 @@
 """Optuna behind Ray Tune's searcher interface. Optuna's storage is the truth for which trials exist and their state.
 
 A trial is written to that storage before it runs, so after a kill it is found there, still running, and is run to
-its end from its checkpoint by the next session.
+its end from its checkpoint by the next session. A trial that ran to its end is COMPLETE with its targets; one that
+was stopped early is PRUNED and keeps what it had at its rungs as user attributes; one that diverged or crashed too
+often is FAIL.
 """
 
 from __future__ import annotations
@@ -9,80 +11,29 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from study import metrics
-from study.space import Choice, FloatRange, IntRange, Point, Scalar, complete, ordered
+from study.space import Point, complete
 from study.spec import StudySpec
+from study.tuning.proposer import Known, Learning, Proposer, decode, distributions, encode, suggest_point
 
-_ZERO_SUFFIX = "_is_zero"  # Optuna's name for "this parameter is the single value 0 beside its range"
+IN_MEMORY = "memory://"  # a storage that ends with the process
 _TWIN_OF = "twin_of"
+_REPLICATE_OF = "replicate_of"
+_SEED = "seed"
 _REASON = "reason"
 _STATE = "state"
+_RUNGS = "rungs"
+_STOPPED_AFTER = "stopped_after_epochs"
+_MEASURED = "measured"
 _REPORT = "report/"
-
-
-def encode(spec: StudySpec, point: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """A point of the space as Optuna's parameters: a range with ``zero`` is a category and a range."""
-    params: dict[str, Scalar] = {}
-    for name, value in point.items():
-        parameter = spec.space[name]
-        if isinstance(parameter, FloatRange) and parameter.zero:
-            params[name + _ZERO_SUFFIX] = value == 0
-            if value == 0:
-                continue
-        params[name] = float(value) if isinstance(parameter, FloatRange) else value
-    return params
-
-
-def decode(spec: StudySpec, params: Mapping[str, Scalar]) -> Point:
-    """The reverse of :func:`encode`."""
-    point: Point = {}
-    for name in ordered(spec.space):
-        if params.get(name + _ZERO_SUFFIX):
-            point[name] = 0.0
-        elif name in params:
-            point[name] = params[name]
-    return point
-
-
-def suggest_point(spec: StudySpec, trial: optuna.Trial) -> Point:
-    """Ask the sampler for every active parameter; those that a killed session already decided stay."""
-    point: Point = {}
-    for name in ordered(spec.space):
-        if not spec.active(name, point):
-            continue
-        parameter = spec.space[name]
-        if isinstance(parameter, Choice):
-            point[name] = trial.suggest_categorical(name, list(parameter.choice))  # type: ignore[assignment]
-        elif isinstance(parameter, IntRange):
-            point[name] = trial.suggest_int(name, *parameter.bounds, log=parameter.log)
-        elif parameter.zero and trial.suggest_categorical(name + _ZERO_SUFFIX, [False, True]):
-            point[name] = 0.0
-        else:
-            point[name] = trial.suggest_float(name, *parameter.bounds, log=parameter.log)
-    return point
-
-
-def _sampler(spec: StudySpec, existing: int) -> BaseSampler:
-    """Seeded; a continued study draws on from another seed, so that it does not draw the same points again."""
-    seed = spec.seed * 1_000_003 + existing
-    if spec.sampler == "random":
-        return RandomSampler(seed=seed)
-    return TPESampler(
-        seed=seed,
-        multivariate=True,
-        group=True,
-        constant_liar=True,
-        n_startup_trials=min(10, max(4, spec.budget.trials // 4)),
-    )
 
 
 class StudySearcher(Searcher):
@@ -93,9 +44,18 @@ class StudySearcher(Searcher):
         storage_url: Optuna's storage, e.g. ``sqlite:///results/quick/optuna.db``; made when missing.
         study: the study's name.
         settings: what every trial's configuration carries beside the trial itself (paths, tags, CPUs).
+        learning: how the sampler reads stopped trials (see docs/decisions/0013).
     """
 
-    def __init__(self, spec: StudySpec, storage_url: str, study: str, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        spec: StudySpec,
+        storage_url: str,
+        study: str,
+        settings: Mapping[str, Any],
+        *,
+        learning: Learning = "forecast",
+    ) -> None:
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -103,14 +63,22 @@ class StudySearcher(Searcher):
         self.spec = spec
         self._settings = dict(settings)
         directions = [m.direction for m in spec.targets]
-        storage = optuna.storages.RDBStorage(storage_url, skip_compatibility_check=False)
+        storage = optuna.storages.InMemoryStorage() if storage_url == IN_MEMORY else _database(storage_url)
         self._study = optuna.create_study(storage=storage, study_name=study, directions=directions, load_if_exists=True)
-        self._study.sampler = _sampler(spec, len(self._study.trials))
+        # Proposals are made by the proposer; this one completes points that a kill left half decided.
+        self._study.sampler = optuna.samplers.RandomSampler(seed=spec.seed)
         self._live: dict[str, optuna.Trial] = {}  # Ray's trial id -> Optuna's trial
-        self._interrupted = [t for t in self._study.trials if t.state == TrialState.RUNNING]
+        self._stopped: dict[str, int] = {}  # Ray's trial id -> after how many epochs
+        trials = self._study.get_trials(deepcopy=False)
+        self._known = {t.number: _known(spec, t) for t in trials if _searched(t)}
+        self._known |= {-1 - i: known for i, known in enumerate(self._warm())}
+        self._proposer = Proposer(spec, self._known, learning=learning)
+        self._interrupted = [t for t in trials if t.state == TrialState.RUNNING]
         self.resumed = len(self._interrupted)
+        self._past = [(t.number, t.user_attrs.get(_RUNGS, {})) for t in trials if _searched(t)]
         for point in spec.first_points()[: spec.budget.trials]:
             self._study.enqueue_trial(encode(spec, point), skip_if_exists=True)
+        self._baselines = [p for p in spec.first_points() if p.get("reg_weight", spec.fixed.get("reg_weight", 0)) == 0]
 
     # Ray pickles its searcher now and then to restore it; ours is restored from Optuna's storage instead.
     def __getstate__(self) -> dict[str, Any]:
@@ -126,14 +94,11 @@ class StudySearcher(Searcher):
         return True
 
     def remaining(self) -> int:
-        """Trials still to run, interrupted ones included."""
-        trials = self._study.trials
-        over = [t for t in trials if t.state.is_finished() and _TWIN_OF not in t.user_attrs]
-        twins = [t for t in trials if not t.state.is_finished() and _TWIN_OF in t.user_attrs]
-        return max(0, self.spec.budget.trials - len(over)) + len(twins)
-
-    def finished(self) -> list[FrozenTrial]:
-        return [t for t in self._study.trials if t.state.is_finished()]
+        """Trials still to run, interrupted ones, twins and replicates included."""
+        trials = self._study.get_trials(deepcopy=False)
+        over = [t for t in trials if t.state.is_finished() and _searched(t)]
+        others = [t for t in trials if not t.state.is_finished() and not _searched(t)]
+        return max(0, self.spec.budget.trials - len(over)) + len(others)
 
     def counts(self) -> dict[str, int]:
         """How many trials are complete, stopped, failed (diverged ones included) and unfinished."""
@@ -144,72 +109,159 @@ class StudySearcher(Searcher):
             TrialState.RUNNING: metrics.RUNNING,
         }
         counts = dict.fromkeys(names.values(), 0)
-        for trial in self._study.trials:
+        for trial in self._study.get_trials(deepcopy=False):
             if trial.state in names:
                 counts[names[trial.state]] += 1
         return counts
 
     def front(self) -> list[tuple[int, Point, list[float]]]:
-        """Number, point and target values of the non-dominated complete trials."""
+        """Number, point and target values of the non-dominated complete trials that keep every constraint."""
         return [(t.number, decode(self.spec, t.params), list(t.values)) for t in self._study.best_trials]
 
-    def point(self, trial_id: str) -> tuple[int, Point]:
-        """Number and point of the trial that Ray knows as ``trial_id``."""
-        trial = self._live[trial_id]
-        return trial.number, decode(self.spec, trial.params)
+    def past_rungs(self) -> Iterator[tuple[int, int, list[float]]]:
+        """Number, epoch and target values of all that earlier sessions saw at rungs."""
+        for number, rungs in self._past:
+            for epoch, values in rungs.items():
+                yield number, int(epoch), list(values)
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's configuration, or FINISHED when the budget is spent."""
+        """The next trial's configuration, or FINISHED when the budget, or the space, is spent."""
+        notes: Mapping[str, object] = {}
         if self._interrupted:
             frozen = self._interrupted.pop(0)
             trial = optuna.Trial(self._study, frozen._trial_id)
-        elif self._new_allowed():
-            trial = self._study.ask()
+            point = suggest_point(self.spec, trial)
         else:
-            return Searcher.FINISHED
-        point = suggest_point(self.spec, trial)
+            waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+            if waiting and (self._allowed() or any(not _searched(t) for t in waiting)):
+                trial = self._study.ask()
+                point = suggest_point(self.spec, trial)
+            elif waiting or not self._allowed():
+                return Searcher.FINISHED
+            else:
+                proposed = self._proposer.propose()
+                if proposed is None:
+                    return Searcher.FINISHED
+                point, notes = proposed
+                trial = self._begin(point, notes)
         self._live[trial_id] = trial
+        if _searched(trial):
+            self._known.setdefault(trial.number, Known(point, origin=dict(notes)))
+        return self._config(trial, point)
+
+    def _allowed(self) -> bool:
+        return sum(number >= 0 for number in self._known) < self.spec.budget.trials
+
+    def _begin(self, point: Point, notes: Mapping[str, object]) -> optuna.Trial:
+        """Into the storage in one write: a kill leaves the whole trial or none."""
+        params = encode(self.spec, point)
+        kinds = distributions(self.spec)
+        template = optuna.create_trial(
+            state=TrialState.RUNNING,
+            params=params,
+            distributions={name: kinds[name] for name in params},
+            system_attrs=dict(notes),
+        )
+        storage = self._study._storage
+        return optuna.Trial(self._study, storage.create_new_trial(self._study._study_id, template_trial=template))
+
+    def _config(self, trial: optuna.Trial, point: Point) -> dict[str, Any]:
+        attributes = trial.user_attrs
         tags = dict(self._settings["tags"])
-        if _TWIN_OF in trial.user_attrs:
-            tags["study.twin_of"] = str(trial.user_attrs[_TWIN_OF])
+        for name, tag in ((_TWIN_OF, metrics.TAG_TWIN_OF), (_REPLICATE_OF, metrics.TAG_REPLICATE_OF)):
+            if name in attributes:
+                tags[tag] = str(attributes[name])
+        config = self.spec.trial_config(point).to_dict()
+        searched = _searched(trial)
         return {
             **self._settings,
             "number": trial.number,
-            "trial": self.spec.trial_config(point).to_dict(),
+            "trial": {**config, "seed": attributes.get(_SEED, config["seed"])},
             "tags": tags,
+            "compared": searched,  # stands at the rungs with the others
+            "kept": not searched or self._is_baseline(point),  # is trained to the end
         }
 
-    def _new_allowed(self) -> bool:
-        trials = self._study.trials
-        if any(t.state == TrialState.WAITING and _TWIN_OF in t.user_attrs for t in trials):
-            return True
-        asked = [t for t in trials if t.state != TrialState.WAITING and _TWIN_OF not in t.user_attrs]
-        return len(asked) < self.spec.budget.trials
+    def _is_baseline(self, point: Point) -> bool:
+        halving = self.spec.halving
+        return halving is not None and halving.keep_baselines and point in self._baselines
+
+    def note_rung(self, trial_id: str, epoch: int, values: Sequence[float]) -> None:
+        """Remember what a running trial had at a rung, for the sampler and for its record at the end."""
+        known = self._known.get(self._live[trial_id].number)
+        if known is not None:
+            known.curve[epoch] = list(values)
+
+    def stop(self, trial_id: str, epoch: int) -> None:
+        """The scheduler's decision; told to Optuna when Ray has carried it out."""
+        self._stopped[trial_id] = epoch
+
+    def stopped(self, trial_id: str) -> bool:
+        return trial_id in self._stopped
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell Optuna: COMPLETE with finite targets, FAIL when diverged or crashed too often.
+        """Tell Optuna: COMPLETE with finite targets, PRUNED when stopped, FAIL when diverged or crashed too often.
 
         A trial that merely was interrupted (the time budget, Ctrl-C) is left running: the next session ends it.
         """
         trial = self._live.pop(trial_id, None)
         if trial is None:
             return
-        state = (result or {}).get(_STATE)
+        known = self._known.get(trial.number)
+        epoch = self._stopped.pop(trial_id, None)
+        result = result or {}
+        state = result.get(_STATE)
+        if known is not None and known.curve:
+            trial.set_user_attr(_RUNGS, {str(e): v for e, v in sorted(known.curve.items())})
         if error:
             self._fail(trial, metrics.FAILED, "crashed more often than it may be retried")
         elif state == metrics.DIVERGED:
-            self._fail(trial, metrics.DIVERGED, str((result or {}).get("reason")))
+            self._fail(trial, metrics.DIVERGED, str(result.get("reason")))
         elif state == metrics.COMPLETE:
-            values = self.spec.target_values(_report(result or {}))
-            if all(math.isfinite(v) for v in values):
-                self._study.tell(trial, values)
-            else:
-                self._fail(trial, metrics.DIVERGED, f"non-finite objective {values}")
+            self._complete(trial, known, report_of(result))
+        elif epoch is not None:
+            trial.set_user_attr(_STATE, metrics.STOPPED)
+            trial.set_user_attr(_STOPPED_AFTER, epoch)
+            if known is not None:
+                known.measured = self._measure(trial, report_of(result))
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            return
+        if known is not None:
+            known.over = True
+
+    def _complete(self, trial: optuna.Trial, known: Known | None, report: dict[str, float]) -> None:
+        values = self.spec.target_values(report)
+        if not all(math.isfinite(v) for v in values):
+            self._fail(trial, metrics.DIVERGED, f"non-finite objective {values}")
+            return
+        measured = self._measure(trial, report)
+        for name, violation in self.spec.violations(report).items():
+            trial.set_constraint(name, violation)
+        if known is not None:
+            known.measured = measured
+            known.curve[self.spec.fidelity.max_epochs] = values
+        self._study.tell(trial, values)
+
+    def _measure(self, trial: optuna.Trial, report: Mapping[str, float]) -> dict[str, float]:
+        """The constrained metrics of a report, kept in the storage for later sessions' sampler."""
+        names = {name: metrics.OBJECTIVES[name].ledger_name for name in self.spec.constraints}
+        measured = {name: report[key] for name, key in names.items() if math.isfinite(report.get(key, math.nan))}
+        if measured:
+            trial.set_user_attr(_MEASURED, measured)
+        return measured
 
     def _fail(self, trial: optuna.Trial, state: str, reason: str) -> None:
         trial.set_user_attr(_STATE, state)
         trial.set_user_attr(_REASON, reason)
         self._study.tell(trial, state=TrialState.FAIL)
+        known = self._known.get(trial.number)
+        if known is not None:
+            known.curve.clear()
+
+    def _warm(self) -> Iterator[Known]:
+        for entry in self._study.user_attrs.get(_WARM, []):
+            yield Known(decode(self.spec, encode(self.spec, entry["point"])), {entry["epochs"]: entry["values"]}, True)
 
     def enqueue_twins(self) -> int:
         """Queue, for every front point with lambda > 0, the same point with lambda = 0; how many are new.
@@ -219,7 +271,13 @@ class StudySearcher(Searcher):
         zero = self.spec.space.get("reg_weight")
         if zero is None or not zero.contains(0.0):
             return 0
-        known = [decode(self.spec, _all_params(t)) for t in self._study.trials if t.state != TrialState.FAIL]
+        # A stopped trial is no twin: it has no final scores to be paired with.
+        trials = self._study.get_trials(deepcopy=False)
+        known = [
+            decode(self.spec, _all_params(t))
+            for t in trials
+            if t.state not in (TrialState.FAIL, TrialState.PRUNED) and _REPLICATE_OF not in t.user_attrs
+        ]
         queued = 0
         for number, point, _ in self.front():
             if point.get("reg_weight", 0) == 0:
@@ -232,7 +290,35 @@ class StudySearcher(Searcher):
         return queued
 
 
-def _report(result: Mapping[str, Any]) -> dict[str, float]:
+_WARM = "warm_start"
+
+
+def _database(url: str) -> optuna.storages.RDBStorage:
+    return optuna.storages.RDBStorage(url, skip_compatibility_check=False)
+
+
+def _searched(trial: FrozenTrial | optuna.Trial) -> bool:
+    """Whether a trial is one of the search's own: no twin, no replicate."""
+    return _TWIN_OF not in trial.user_attrs and _REPLICATE_OF not in trial.user_attrs
+
+
+def _known(spec: StudySpec, trial: FrozenTrial) -> Known:
+    """What the storage has of a trial."""
+    known = Known(
+        decode(spec, _all_params(trial)),
+        {int(epoch): list(values) for epoch, values in trial.user_attrs.get(_RUNGS, {}).items()},
+        trial.state.is_finished(),
+        dict(trial.user_attrs.get(_MEASURED, {})),
+        {k: v for k, v in trial.system_attrs.items() if k != "fixed_params" and not k.startswith("constraints")},
+    )
+    if trial.state == TrialState.COMPLETE:
+        known.curve[spec.fidelity.max_epochs] = list(trial.values)
+    elif trial.state == TrialState.FAIL:
+        known.curve.clear()
+    return known
+
+
+def report_of(result: Mapping[str, Any]) -> dict[str, float]:
     """The trial's report out of Ray's result, whose nested keys Ray joins with slashes."""
     return {key.removeprefix(_REPORT): value for key, value in result.items() if key.startswith(_REPORT)}
 

@@ -9,7 +9,6 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 # Read by Ray when it is imported. Its snapshot is not what a study continues from (see docs/decisions), so it is
 # written rarely; its own loggers would write every report a second time; usage statistics stay at home.
@@ -30,14 +29,15 @@ from ray import tune  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from study import metrics  # noqa: E402
-from study.config import TrialConfig  # noqa: E402
 from study.errors import InputError  # noqa: E402
-from study.ledger import Ledger, TrialBook  # noqa: E402
+from study.ledger import Ledger  # noqa: E402
 from study.spec import Resources, StudySpec  # noqa: E402
 from study.storage import Storage  # noqa: E402
+from study.tuning.ends import LedgerEnds  # noqa: E402
 from study.tuning.progress import StudyProgress  # noqa: E402
+from study.tuning.scheduler import StudyScheduler  # noqa: E402
 from study.tuning.searcher import StudySearcher  # noqa: E402
-from study.tuning.trainable import StudyTrainable, trial_folder  # noqa: E402
+from study.tuning.trainable import StudyTrainable  # noqa: E402
 
 _CONNECT_SECONDS = 5.0
 
@@ -100,33 +100,6 @@ def _log_to_file(file: Path) -> None:
     logger.setLevel(logging.WARNING)
 
 
-class _LedgerFailures(tune.Callback):
-    """A trial that died with its worker cannot write its own end; the driver does."""
-
-    def __init__(self, ledger: Ledger, storage: Storage) -> None:
-        self._ledger = ledger
-        self._storage = storage
-
-    def __getstate__(self) -> dict[str, object]:
-        """Ray pickles its callbacks with its snapshot, which a study does not continue from."""
-        return {}
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        config = TrialConfig.from_dict(trial.config["trial"])
-        error = trial.get_pickled_error() or trial.get_error()
-        last = str(error).strip().splitlines()[-1] if error else "its worker process died"
-        number = trial.config["number"]
-        book = TrialBook(
-            Ledger(self._ledger.tracking_uri, self._ledger.study),
-            trial_folder(self._storage, self._ledger.study, number),
-            trial=number,
-            seed=config.seed,
-            params=config.to_dict(),
-            tags=trial.config["tags"],
-        )
-        book.finish(metrics.FAILED, reason=last[:400], patience=0)
-
-
 def run_trials(
     spec: StudySpec,
     searcher: StudySearcher,
@@ -159,6 +132,7 @@ def run_trials(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
+            scheduler=StudyScheduler(spec, searcher),
             num_samples=total,
             max_concurrent_trials=at_once,
             time_budget_s=time_budget,
@@ -168,7 +142,7 @@ def run_trials(
             name="session",
             storage_path=str(scratch),
             failure_config=tune.FailureConfig(max_failures=spec.budget.retries),
-            callbacks=[progress, _LedgerFailures(ledger, storage)],
+            callbacks=[LedgerEnds(ledger, storage, searcher), progress],
             verbose=0,
         ),
     )

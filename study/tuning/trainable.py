@@ -59,9 +59,12 @@ class StudyTrainable(tune.Trainable):
         self.book.report(self.trial.history)
 
     def step(self) -> dict[str, Any]:
+        past: list[tuple[int, dict[str, float]]] = []
         if not self._opened:
             self._open(self._settings)
             self._opened = True
+            rungs = self._trial_config.rungs
+            past = [(int(r["epoch"]), r) for r in self.trial.history if r["epoch"] in rungs]
         if not self.trial.finished:
             self.trial.step()
             self.book.report(self.trial.history)
@@ -75,6 +78,7 @@ class StudyTrainable(tune.Trainable):
             "state": self.trial.state,
             "reason": self.trial.reason,
             "report": report,
+            metrics.PAST_RUNGS: past,
             "done": self.trial.finished,
         }
 

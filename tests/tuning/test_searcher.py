@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -11,7 +12,10 @@ from ray.tune.search import Searcher
 
 from study import metrics
 from study.spec import StudySpec
-from study.tuning.searcher import StudySearcher, decode, encode
+from study.tuning.forecast import forecast
+from study.tuning.proposer import decode, encode
+from study.tuning.scheduler import StudyScheduler
+from study.tuning.searcher import StudySearcher
 
 SETTINGS: dict[str, Any] = {"study": "s", "tags": {}, "cpus": 1}
 
@@ -148,3 +152,140 @@ def test_encoding_round_trip() -> None:
         {"network": "small", "lr": 0.2, "reg_weight": 1.0, "reg_error": "mse"},
     ):
         assert decode(spec, encode(spec, point)) == point
+
+
+def rung(epoch: int, accuracy: float, faithfulness: float, error: float = 0.0) -> dict[str, Any]:
+    values = final(accuracy, faithfulness)
+    return {**values, "state": metrics.RUNNING, "epoch": epoch, f"report/{metrics.ACCURACY_ERROR}": error}
+
+
+class Simulated:
+    """Drives scheduler and searcher as Ray does, one trial after the other."""
+
+    def __init__(self, folder: Path, spec: StudySpec) -> None:
+        self.searcher = searcher_at(folder, spec)
+        self.scheduler = StudyScheduler(spec, self.searcher)
+
+    def start(self, name: str) -> dict[str, Any]:
+        config = self.searcher.suggest(name)
+        assert isinstance(config, dict)
+        self.trial = SimpleNamespace(trial_id=name, config=config)
+        return config
+
+    def report(self, result: dict[str, Any]) -> str:
+        decision = self.scheduler.on_trial_result(None, self.trial, result)
+        if decision == "STOP" or result["state"] != metrics.RUNNING:
+            self.searcher.on_trial_complete(self.trial.trial_id, result)
+        return str(decision)
+
+
+HALVING: dict[str, Any] = {
+    "fidelity": {"max_epochs": 9, "rungs": [1, 3]},
+    "stopping": {"reduction": 2, "noise_tolerance": 0},
+}
+
+
+@pytest.mark.slow
+def test_stopped_trials_are_pruned_and_keep_what_they_had(tmp_path: Path) -> None:
+    study = Simulated(tmp_path, make_spec(**HALVING))
+    for i in range(5):
+        study.start(f"ray-{i}")
+        level = 50.0 - 10 * i
+        for epoch in (1, 3):
+            if study.report(rung(epoch, level + epoch, level)) == "STOP":
+                break
+        else:
+            study.report({**final(level + 9, level), "epoch": 9})
+    trials = stored(tmp_path)
+    # Trial 0 is the lambda = 0 baseline; trial 1 met it alone; every later one is worse than half of its rung.
+    assert [t.state.name for t in trials] == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED", "PRUNED"]
+    assert trials[2].user_attrs["rungs"] == {"1": [31.0, 30.0]}
+    assert trials[2].user_attrs["stopped_after_epochs"] == 1
+    assert study.searcher.counts()[metrics.STOPPED] == 4
+    assert [number for number, *_ in study.searcher.front()] == [0], "partial values reached the front"
+
+
+@pytest.mark.slow
+def test_baselines_twins_and_the_unfinished_are_not_stopped(tmp_path: Path) -> None:
+    spec = make_spec(**HALVING, known_points=[{"network": "small", "lr": 0.2, "reg_weight": 0.0}])
+    study = Simulated(tmp_path, spec)
+    decisions = []
+    for i in range(3):
+        study.start(f"ray-{i}")
+        decisions.append(study.report(rung(1, 90.0 if i == 1 else 10.0 - i, 5.0 - i)))
+    assert decisions == ["CONTINUE"] * 3, "a known point with lambda = 0 was stopped"
+    study.start("ray-3")
+    assert study.report(rung(1, 5.0, 0.0)) == "STOP"
+
+
+@pytest.mark.slow
+def test_rungs_outlive_the_session(tmp_path: Path) -> None:
+    spec = make_spec(**HALVING, budget={"trials": 8})
+    first = Simulated(tmp_path, spec)
+    for i in range(3):
+        first.start(f"ray-{i}")
+        first.report(rung(1, 50.0 + i, 5.0))
+        first.report({**final(60.0 + i, 6.0), "epoch": 9})
+    first.start("ray-3")  # passes the first rung, and is killed
+    assert first.report(rung(1, 80.0, 9.0)) == "CONTINUE"
+
+    second = Simulated(tmp_path, spec)
+    assert second.start("again")["number"] == 3
+    past = [(1, {metrics.ACCURACY.ledger_name: 80.0, metrics.FAITHFULNESS.ledger_name: 9.0})]
+    assert second.report({**rung(2, 81.0, 9.0), metrics.PAST_RUNGS: past}) == "CONTINUE"
+    second.start("new")
+    assert second.report(rung(1, 50.5, 5.0)) == "STOP"  # fourth of five, after 80, 52 and 51
+    assert stored(tmp_path)[4].state.name == "PRUNED"
+
+
+@pytest.mark.slow
+def test_constraints_keep_trials_off_the_front(tmp_path: Path) -> None:
+    spec = make_spec(constraints={"accuracy": {"min": 40}})
+    searcher = searcher_at(tmp_path, spec)
+    for i, (accuracy, faithfulness) in enumerate([(50, 3), (30, 9), (45, 4)]):
+        searcher.suggest(f"ray-{i}")
+        searcher.on_trial_complete(f"ray-{i}", final(accuracy, faithfulness))
+    assert sorted(number for number, *_ in searcher.front()) == [0, 2]
+    assert stored(tmp_path)[1].constraints == {"accuracy": 10.0}
+    assert searcher.suggest("next")["number"] == 3
+
+
+@pytest.mark.slow
+def test_no_point_is_proposed_twice_and_a_spent_space_ends_the_study(tmp_path: Path) -> None:
+    space = {"network": {"choice": ["tiny", "small"]}, "batch_size": {"choice": [16, 32, 64]}}
+    spec = make_spec(space=space, fixed={"lr": 0.1}, budget={"trials": 50}, sampler="tpe")
+    searcher = searcher_at(tmp_path, spec)
+    seen = []
+    while (config := searcher.suggest(f"ray-{len(seen)}")) != Searcher.FINISHED:
+        seen.append((config["trial"]["network"], config["trial"]["batch_size"]))
+        searcher.on_trial_complete(f"ray-{len(seen) - 1}", final(50.0, 1.0))
+    assert len(seen) == len(set(seen)) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["random", "tpe", "gp", "nsga2"])
+def test_a_continued_study_proposes_as_an_uninterrupted_one(tmp_path: Path, sampler: str) -> None:
+    spec = make_spec(sampler=sampler, budget={"trials": 9})
+
+    def play(folder: Path, sessions: int) -> list[dict[str, Any]]:
+        folder.mkdir()
+        searcher, trials = searcher_at(folder, spec), []
+        for i in range(9):
+            if sessions > 1 and i % 3 == 0:
+                searcher = searcher_at(folder, spec)
+            config = searcher.suggest(f"ray-{i}")
+            trials.append(config["trial"])
+            searcher.on_trial_complete(f"ray-{i}", final(50 - abs(config["trial"]["lr"] - 0.3), config["trial"]["lr"]))
+        return trials
+
+    assert play(tmp_path / "whole", 1) == play(tmp_path / "parts", 3)
+
+
+def test_forecasts_follow_those_who_passed_both_rungs() -> None:
+    full = [{1: [10.0 + i], 3: [20.0 + 2 * i], 9: [50.0 + 2 * i]} for i in range(20)]
+    values = forecast([*full, {1: [5.0]}, {1: [30.0], 3: [60.0]}, {}, {1: [float("nan")]}], 9)
+    assert values[:20] == [[50.0 + 2 * i] for i in range(20)]
+    assert values[20] is not None and values[20][0] == pytest.approx(40, abs=3)  # 5 -> 10 -> 40
+    assert values[21] is not None and values[21][0] == pytest.approx(90, abs=3)
+    assert values[22:] == [None, None]
+    assert forecast([{1: [3.0]}], 9) == [[3.0]]

@@ -1,0 +1,67 @@
+"""The ends of trials that cannot write them themselves: stopped by the scheduler, or dead with their worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import tune
+
+from study import metrics
+from study.config import TrialConfig
+from study.ledger import Ledger, TrialBook
+from study.storage import Storage
+from study.tuning.searcher import StudySearcher
+from study.tuning.trainable import trial_folder
+
+
+class LedgerEnds(tune.Callback):
+    """Takes a trial's run over and finishes it, before Optuna hears that the trial is over.
+
+    The worker may hold reports that it has not told the ledger yet; they are lost to it once it is taken over, so
+    all that this session has heard of the trial is told again. What the ledger has already changes nothing.
+    """
+
+    def __init__(self, ledger: Ledger, storage: Storage, searcher: StudySearcher) -> None:
+        self._ledger = ledger
+        self._storage = storage
+        self._searcher = searcher
+        self._heard: dict[str, list[dict[str, float]]] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        """Ray pickles its callbacks with its snapshot, which a study does not continue from."""
+        return {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        reports = self._heard.setdefault(trial.trial_id, [])
+        if result.get("report"):
+            reports.append(dict(result["report"]))
+        if self._searcher.stopped(trial.trial_id):
+            epoch = result["epoch"]
+            reason = f"not among the best of its rung after epoch {epoch}"
+            result["state"], result["reason"] = metrics.STOPPED, ""  # for whoever shows it
+            self._finish(trial, metrics.STOPPED, reason, {metrics.TAG_STOPPED_AFTER: str(epoch)})
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._heard.pop(trial.trial_id, None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        error = trial.get_pickled_error() or trial.get_error()
+        last = str(error).strip().splitlines()[-1] if error else "its worker process died"
+        self._finish(trial, metrics.FAILED, last[:400], {})
+        self._heard.pop(trial.trial_id, None)
+
+    def _finish(self, trial: Any, state: str, reason: str, tags: dict[str, str]) -> None:
+        config = TrialConfig.from_dict(trial.config["trial"])
+        number = trial.config["number"]
+        book = TrialBook(
+            Ledger(self._ledger.tracking_uri, self._ledger.study),
+            trial_folder(self._storage, self._ledger.study, number),
+            trial=number,
+            seed=config.seed,
+            params=config.to_dict(),
+            tags=trial.config["tags"],
+        )
+        book.report(self._heard.get(trial.trial_id, []))
+        book.finish(state, reason=reason, tags=tags, patience=0)

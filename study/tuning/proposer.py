@@ -1,0 +1,263 @@
+"""Where the next point comes from: an Optuna sampler over all that is known about points, stopped trials included.
+
+The sampler works on a study of its own, in memory, in which a stopped trial stands with the values that it would
+probably have ended with (see docs/decisions/0013): Optuna's storage keeps such a trial as PRUNED without values, from
+which a multi-objective sampler learns nothing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+
+from study.space import Choice, FloatRange, IntRange, Parameter, Point, Scalar, complete, grid, ordered
+from study.spec import StudySpec
+from study.tuning.forecast import forecast
+
+_ZERO_SUFFIX = "_is_zero"  # Optuna's name for "this parameter is the single value 0 beside its range"
+_ZERO_SHARE = 0.15  # of a sampler's range that stands for 0
+_GP_UNTIL = 150  # points known; beyond them a Gaussian process takes seconds an ask
+_CAPACITY = 400  # points that a sampler is shown: an ask stays in milliseconds after thousands of trials
+_TRIES = 25  # proposals of known points before one is drawn at random
+
+#: How the sampler reads a stopped trial: as its forecast, as if its last rung were its end, or not at all.
+Learning = Literal["forecast", "as_complete", "ignore"]
+
+
+def encode(spec: StudySpec, point: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """A point of the space as Optuna's parameters: a range with ``zero`` is a category and a range."""
+    params: dict[str, Scalar] = {}
+    for name, value in point.items():
+        parameter = spec.space[name]
+        if isinstance(parameter, FloatRange) and parameter.zero:
+            params[name + _ZERO_SUFFIX] = value == 0
+            if value == 0:
+                continue
+        params[name] = float(value) if isinstance(parameter, FloatRange) else value
+    return params
+
+
+def decode(spec: StudySpec, params: Mapping[str, Scalar]) -> Point:
+    """The reverse of :func:`encode`."""
+    point: Point = {}
+    for name in ordered(spec.space):
+        if params.get(name + _ZERO_SUFFIX):
+            point[name] = 0.0
+        elif name in params:
+            point[name] = params[name]
+    return point
+
+
+def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
+    """Optuna's distribution of every parameter that :func:`encode` can name."""
+    found: dict[str, BaseDistribution] = {}
+    for name in ordered(spec.space):
+        parameter = spec.space[name]
+        if isinstance(parameter, Choice):
+            found[name] = CategoricalDistribution(list(parameter.choice))  # type: ignore[arg-type]
+        elif isinstance(parameter, IntRange):
+            found[name] = IntDistribution(*parameter.bounds, log=parameter.log)
+        else:
+            if parameter.zero:
+                found[name + _ZERO_SUFFIX] = CategoricalDistribution([False, True])
+            found[name] = FloatDistribution(*parameter.bounds, log=parameter.log)
+    return found
+
+
+def suggest_point(spec: StudySpec, trial: optuna.Trial) -> Point:
+    """Ask a sampler for every active parameter; those that are decided already stay."""
+    kinds = distributions(spec)
+    point: Point = {}
+    for name in ordered(spec.space):
+        if not spec.active(name, point):
+            continue
+        if name + _ZERO_SUFFIX in kinds and trial._suggest(name + _ZERO_SUFFIX, kinds[name + _ZERO_SUFFIX]):
+            point[name] = 0.0
+        else:
+            point[name] = trial._suggest(name, kinds[name])
+    return point
+
+
+@dataclass
+class Known:
+    """What is known of one trial's point: its values at rungs and, under the last epoch, at the end."""
+
+    point: Point
+    curve: dict[int, list[float]] = field(default_factory=dict)
+    over: bool = False
+    measured: dict[str, float] = field(default_factory=dict)  # the constrained metrics, as last reported
+    origin: dict[str, object] = field(default_factory=dict)  # the sampler's own notes (generations of NSGA-II)
+
+
+class Proposer:
+    """Proposes points: a function of the seed and of what is known, so a killed study goes on as if nothing had been.
+
+    ``known``: trial number -> what is known of it, kept up to date by the caller. Results of other studies stand
+    under negative numbers.
+    """
+
+    def __init__(self, spec: StudySpec, known: Mapping[int, Known], *, learning: Learning = "forecast") -> None:
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._spec = spec
+        self._known = known
+        self._learning = learning
+        self._names = ordered(spec.space)
+        self._distributions = {name: _sampled(spec.space[name]) for name in self._names}
+        self._finite = all(isinstance(p, Choice) for p in spec.space.values())
+
+    def propose(self) -> tuple[Point, dict[str, object]] | None:
+        """A point that no trial has had, and the sampler's notes on it; None where the space has no other point."""
+        taken = [k.point for k in self._known.values()]
+        if self._finite:
+            left = [p for p in grid(self._spec.space) if p not in taken]
+            if not left:
+                return None
+        kind = self._kind()
+        study = self._study(kind)
+        for _ in range(_TRIES):
+            trial = study.ask()
+            point = self._suggest(kind, trial)
+            if point not in taken:
+                return point, dict(study._storage.get_trial_system_attrs(trial._trial_id))
+            study.tell(trial, state=TrialState.FAIL)
+        if self._finite:
+            return left[int(self._draw(len(left)))], {}
+        return point, {}
+
+    def _draw(self, n: int) -> int:
+        return int(np.random.default_rng([self._spec.seed, len(self._known)]).integers(n))
+
+    def _kind(self) -> str:
+        if self._spec.sampler != "auto":
+            return self._spec.sampler
+        return "gp" if sum(bool(k.curve) for k in self._known.values()) <= _GP_UNTIL else "tpe"
+
+    def _suggest(self, kind: str, trial: optuna.Trial) -> Point:
+        """A Gaussian process knows no conditional parameters: it is asked for all; the inactive ones are dropped."""
+        point: Point = {}
+        for name in self._names:
+            if kind == "gp" or self._spec.active(name, point):
+                point[name] = _from_sampled(self._spec.space[name], trial._suggest(name, self._distributions[name]))
+        return complete(self._spec.space, point)
+
+    def _params(self, kind: str, point: Point) -> dict[str, Scalar]:
+        """The reverse; for a Gaussian process inactive parameters stand in the middle of their ranges."""
+        space = self._spec.space
+        return {
+            name: _to_sampled(space[name], point.get(name, space[name].center()))
+            for name in self._names
+            if name in point or kind == "gp"
+        }
+
+    def _study(self, kind: str) -> optuna.Study:
+        """A fresh study of what is known now, with the sampler that has been used so far."""
+        study = optuna.create_study(directions=[m.direction for m in self._spec.targets], sampler=self._sampler(kind))
+        epochs = self._spec.fidelity.max_epochs
+        numbers = self._shown()
+        items = [self._known[n] for n in numbers]
+        if self._learning == "forecast":
+            finals = forecast([k.curve for k in items], epochs)
+        elif self._learning == "as_complete":
+            finals = [k.curve[max(k.curve)] if k.curve else None for k in items]
+        else:
+            finals = [k.curve.get(epochs) for k in items]
+        for item, values in zip(items, finals, strict=True):
+            params = self._params(kind, item.point)
+            if values is not None and all(np.isfinite(values)):
+                state = TrialState.COMPLETE
+            elif item.over:
+                continue  # failed, or stopped before anything was known: no sampler of Optuna reads these
+            else:
+                values, state = None, TrialState.RUNNING
+            trial = optuna.create_trial(
+                state=state,
+                params=params,
+                distributions={name: self._distributions[name] for name in params},
+                values=values,
+                system_attrs=item.origin,
+                constraints=self._violations(item, values) if values is not None else None,
+            )
+            study._storage.create_new_trial(study._study_id, template_trial=trial)
+        return study
+
+    def _violations(self, item: Known, values: list[float]) -> dict[str, float] | None:
+        """Of the values that a trial has, or probably would have, at its end."""
+        expected = dict(zip([m.name for m in self._spec.targets], values, strict=True))
+        return {
+            name: constraint.violation(expected.get(name, item.measured.get(name, 0.0)))
+            for name, constraint in self._spec.constraints.items()
+        } or None
+
+    def _shown(self) -> list[int]:
+        """Which trials the sampler sees: all, or beyond its capacity those that run, the best and the latest."""
+        numbers = sorted(self._known)
+        if len(numbers) <= _CAPACITY:
+            return numbers
+        running = [n for n in numbers if not self._known[n].over]
+        ended = [n for n in numbers if self._known[n].over and self._known[n].curve]
+        latest = ended[-_CAPACITY // 2 :]
+        older = ended[: -_CAPACITY // 2]
+        signs = [1 if m.direction == "maximize" else -1 for m in self._spec.targets]
+
+        def merit(number: int) -> tuple[int, float]:
+            curve = self._known[number].curve
+            epoch = max(curve)
+            return epoch, sum(s * v for s, v in zip(signs, curve[epoch], strict=True))
+
+        best = sorted(older, key=merit)[-_CAPACITY // 2 :]
+        return sorted({*running, *latest, *best})
+
+    def _sampler(self, kind: str) -> BaseSampler:
+        """Made anew for every proposal: its seed is the study's and the number of trials so far."""
+        seed = int(np.random.default_rng([self._spec.seed, len(self._known)]).integers(2**31))
+        trials = self._spec.budget.trials
+        startup = min(10, max(4, trials // 4))
+        if kind == "random":
+            return RandomSampler(seed=seed)
+        if kind == "nsga2":
+            return NSGAIISampler(seed=seed, population_size=max(4, min(50, trials // 4)))
+        if kind == "gp":
+            return GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=startup)
+
+
+def _sampled(parameter: Parameter) -> BaseDistribution:
+    """What a sampler is asked for: a range with ``zero`` is continued below its lower end, where it means 0.
+
+    A category "is it 0" beside the range would be drawn half of the time, and tells the sampler nothing of how the
+    smallest values resemble 0.
+    """
+    if isinstance(parameter, Choice):
+        return CategoricalDistribution(list(parameter.choice))  # type: ignore[arg-type]
+    if isinstance(parameter, IntRange):
+        return IntDistribution(*parameter.bounds, log=parameter.log)
+    low, high = parameter.bounds
+    return FloatDistribution(_below(parameter, 1.0) if parameter.zero else low, high, log=parameter.log)
+
+
+def _below(parameter: FloatRange, part: float) -> float:
+    """A value below the range, by ``part`` of the stretch that means 0."""
+    low, high = parameter.bounds
+    stretch = part * _ZERO_SHARE / (1 - _ZERO_SHARE)
+    return low * (low / high) ** stretch if parameter.log else low - stretch * (high - low)
+
+
+def _from_sampled(parameter: Parameter, value: Scalar) -> Scalar:
+    if isinstance(parameter, FloatRange) and parameter.zero and value < parameter.bounds[0]:  # type: ignore[operator]
+        return 0.0
+    return value
+
+
+def _to_sampled(parameter: Parameter, value: Scalar) -> Scalar:
+    if isinstance(parameter, FloatRange):
+        return _below(parameter, 0.5) if parameter.zero and value == 0 else float(value)
+    return value
