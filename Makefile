@@ -34,9 +34,7 @@ check: $(STAMP)  ## lint and types
 	@.venv/bin/mypy
 
 ui: $(STAMP)  ## browse the ledger at http://127.0.0.1:5000
-	@test -f results/mlflow.db || { echo "error: results/mlflow.db is not there yet; run a study first: make study" >&2; exit 2; }
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false .venv/bin/mlflow server --workers 1 --host 127.0.0.1 --port 5000 \
-		--backend-store-uri sqlite:///results/mlflow.db
+	@$(RUN) study.ui
 
 clean:  ## remove the installation and the caches, not the results
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build

@@ -184,7 +184,7 @@ def _spread(rounds: list[dict[str, Any]], pick: Callable[[dict[str, Any]], float
 ROWS: dict[str, Callable[[dict[str, Any]], float]] = {
     "CPU ms per report, 50 a second offered": lambda r: r["steady"]["cpu_ms"],
     "CPU ms per report, flood": lambda r: r["flood"]["cpu_ms"],
-    "reports stored per second, of 50": lambda r: r["steady"]["per_second"],
+    "reports stored per second, drain included": lambda r: r["steady"]["per_second"],
     "highest backlog, first half": lambda r: r["steady"]["backlog_first"],
     "highest backlog, second half": lambda r: r["steady"]["backlog_second"],
     "reports drained per second, flood": lambda r: r["flood"]["per_second"],

@@ -242,7 +242,8 @@ def _conclude(args: argparse.Namespace, spec: StudySpec, name: str, storage: Sto
     if not front:
         print("  no trial is complete")
     say = lambda text: print(text, file=sys.stderr)  # noqa: E731
-    say(f"results  {storage.local / name}        MLflow   make ui")
+    ui = "make ui" if args.storage == DEFAULT_STORAGE else f"python -m study.ui --storage {storage.local}"
+    say(f"results  {storage.local / name}        MLflow   {args.tracking_uri or ui}")
     if left:
         say(f"next     {left} trials are left: type the same command to continue")
         return EXIT_INTERRUPTED if counts[metrics.RUNNING] and spec.budget.time is None else 0

@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "study.plan": {"study.trial", "study.training", "study.faithfulness", "study.networks"},
     "study.tuning": {"study.trial", "study.ledger", "study.storage"},
     "study.run": {"study.plan", "study.tuning", "study.ledger", "study.data", "study.storage"},
+    "study.ui": {"study.ledger"},
     "analysis": set(),
     "analysis.table": {"study.ledger"},
     "analysis.load": {"analysis.table", "study.storage", "study.ledger"},
@@ -63,7 +64,8 @@ DOORS: dict[str, tuple[str, ...]] = {
 }
 #: Imported before a command's arguments are known to be good: nothing heavy at the top.
 LIGHT = ("study/config.py", "study/errors.py", "study/metrics.py", "study/space.py", "study/spec.py", "study/run.py",
-         "study/train.py", "study/evaluate.py", "study/storage.py", "study/networks/__init__.py")  # fmt: skip
+         "study/ui.py", "study/train.py", "study/evaluate.py", "study/storage.py",
+         "study/networks/__init__.py")  # fmt: skip
 HEAVY = {"torch", "torchvision", "ray", "mlflow", "optuna", "matplotlib", "pyarrow", "numpy"}
 FORBIDDEN_FILES = {"utils.py", "helpers.py", "common.py"}
 

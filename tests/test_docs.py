@@ -17,6 +17,7 @@ COMMANDS = (
     "study.run",
     "study.train",
     "study.evaluate",
+    "study.ui",
     "analysis.load",
     "analysis.pareto",
     "analysis.importance",

@@ -5,9 +5,10 @@ The only room that knows MLflow, which is imported when a ledger is first used. 
 
 from study.ledger.book import TrialBook, replay, settle
 from study.ledger.numbers import SupersededError
+from study.ledger.presentation import view_path
 from study.ledger.records import StudyRecord, TrialRecord
 from study.ledger.run import TrialRun
-from study.ledger.store import create_store
+from study.ledger.store import create_store, studies
 from study.ledger.study import DataInput, Ledger
 from study.ledger.tracking import default_tracking_uri
 
@@ -23,4 +24,6 @@ __all__ = [
     "default_tracking_uri",
     "replay",
     "settle",
+    "studies",
+    "view_path",
 ]

@@ -75,3 +75,9 @@ def connect(tracking_uri: str) -> Any:
             "check --tracking-uri, or move the file away to start a new ledger"
         ) from None
     return client
+
+
+def studies(tracking_uri: str) -> dict[str, str]:
+    """Name and MLflow's experiment id of every study, the newest first. Raises :class:`InputError`."""
+    found = connect(tracking_uri).search_experiments(order_by=["creation_time DESC"])
+    return {e.name: e.experiment_id for e in found if e.name != "Default"}

@@ -18,6 +18,7 @@ from typing import Any
 
 from study import metrics
 from study.errors import InputError
+from study.ledger import presentation
 from study.ledger.bulk import BulkReader
 from study.ledger.numbers import SupersededError
 from study.ledger.records import StudyRecord, TrialRecord, flatten, read_run, run_name
@@ -89,13 +90,24 @@ class Ledger:
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
         whole = DataInput("specification", fingerprint[:32], metrics.STUDY_FILE, "specification")
         self._log_inputs(self._client.get_run(self._parent), [whole])
+        self._present(spec)
         parts = [text[i : i + _TAG_CHARACTERS] for i in range(0, len(text), _TAG_CHARACTERS)]
         log_texts(
             self._client, self._parent, tags={**tags, **{f"{TAG_SPEC}.{i:02d}": part for i, part in enumerate(parts)}}
         )
+        if presentation.NOTE not in parent.data.tags:
+            self._client.set_tag(self._parent, presentation.NOTE, presentation.study_note(self.study, spec))
         for stale in (t for t in parent.data.tags if t.startswith(TAG_SPEC) and int(t[-2:]) >= len(parts)):
             self._client.delete_tag(self._parent, stale)
         return str(self._parent)
+
+    def _present(self, spec: Mapping[str, Any]) -> None:
+        """Description and view of the experiment; what is there already, edited or not, stays."""
+        there = self._client.get_experiment(self._experiment).tags
+        tags = presentation.experiment_tags(self.study, str(self._experiment), spec, int(time.time() * 1000))
+        for name, value in tags.items():
+            if name not in there:
+                self._client.set_experiment_tag(self._experiment, name, value)
 
     def close_study(self, *, complete: bool) -> None:
         """End the study's own run: finished, or killed where trials are left for the next session."""
@@ -136,6 +148,8 @@ class Ledger:
             metrics.TAG_ATTEMPT: attempt,
             "mlflow.parentRunId": parent,
         }
+        if not found or presentation.NOTE not in found[0].data.tags:
+            tags[presentation.NOTE] = presentation.trial_note(trial, params)
         run = found[0] if found else self._create_once(tags, run_name(trial, params), matching)
         run_id = run.info.run_id
         if run.info.status != "RUNNING":

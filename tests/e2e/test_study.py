@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from mlflow import MlflowClient
 
 from study import metrics
+from tests.e2e.browser import require_chromium, text_of
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
@@ -87,7 +92,7 @@ def workers(driver: int) -> list[int]:
     return [pid for pid in pids if is_worker(pid) and driver in (parent(pid), parent(parent(pid)))]
 
 
-def wait_for(condition: Callable[[], object], driver: subprocess.Popen[bytes], seconds: float = 240) -> None:
+def wait_for(condition: Callable[[], object], driver: subprocess.Popen[Any], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert driver.poll() is None, "the study ended before it could be disturbed"
@@ -181,6 +186,52 @@ def test_pareto_and_export(killed_study: dict[str, object]) -> None:
         assert card["data_fingerprint"] and card["protocol"].startswith("paper/")
     unknown = run(folder, "analysis.pareto", "nonsense")
     assert unknown.returncode == 2 and len(unknown.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.system
+def test_the_pages_of_mlflow_show_trials_scores_and_artifacts(killed_study: dict[str, object]) -> None:
+    """What a person sees who types the command and follows its links, without any set-up."""
+    require_chromium()
+    folder = killed_study["folder"]
+    assert isinstance(folder, Path)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "study.ui", "--port", str(port)]
+    pages = subprocess.Popen(
+        command, cwd=folder, env=environment(folder), text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert pages.stdout is not None
+        links = [line.split()[-1] for line in itertools.islice(pages.stdout, 4) if "http" in line]
+        assert len(links) == 2, "the study's trials, its front and curves"
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), pages)
+        table, charts = (text_of(link, folder) for link in links)
+        runs = ledger_runs(folder)
+        for run_ in runs.values():
+            assert run_.info.run_name in table and run_.info.run_name in charts  # type: ignore[attr-defined]
+            assert str(run_.data.metrics[metrics.FAITHFULNESS.ledger_name])[:8] in table  # type: ignore[attr-defined]
+        for column in ("val/accuracy", "val/faithfulness", "study.state", "reg_weight", "lr", "6 matching runs"):
+            assert column in table
+        for chart in ("front (2)", "val/accuracy vs. val/faithfulness", "Parallel Coordinates", "train ("):
+            assert chart in charts
+        trial = runs["k/0/0"].info  # type: ignore[attr-defined]
+        place = f"http://127.0.0.1:{port}/#/experiments/{trial.experiment_id}/runs/{trial.run_id}"
+        about = text_of(place, folder)
+        assert "Trial 0: tiny, plain cross-entropy" in about and "study k" in about
+        files = text_of(f"{place}/artifacts/{metrics.CHECKPOINT_ARTIFACTS}", folder)
+        assert all(name in files for name in (metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE, metrics.PER_IMAGE_FILE))
+    finally:
+        os.killpg(pages.pid, signal.SIGKILL)
+        pages.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_train_alone_continues_after_a_kill(tmp_path: Path) -> None:
