@@ -19,6 +19,7 @@ from study.spec import StudySpec, load_spec, parse_duration
 from study.storage import DEFAULT_STORAGE, Storage
 
 DEFAULT_SPEC = "search_spaces/cifar100.yaml"
+_PLAN_OPTIONS = ("--at-once", "--price", "--profile", "--save-profile")
 _STACK = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow", "numpy")
 
 
@@ -43,7 +44,11 @@ def parser() -> argparse.ArgumentParser:
     add("--address", help="Ray cluster, HOST:PORT (default: the one that is found, else this machine)")
     add("--seed", type=int, help="of the search and of every training")
     add("--twins", action="store_true", help="train a λ = 0 twin of every front point with λ > 0")
-    add("--plan", action="store_true", help="print trials, epochs and the estimated time, and stop")
+    add("--plan", action="store_true", help="print what the study will cost, with the spread, and stop")
+    add("--at-once", type=int, metavar="N", help="plan: trials that the cluster runs at once (default: this machine's)")
+    add("--price", type=float, metavar="P", help="plan: of a GPU-hour, or of a machine-hour where no GPU is asked for")
+    add("--profile", metavar="FILE", help="plan: speeds from this file, recorded where the study will run")
+    add("--save-profile", metavar="FILE", help="plan: write the speeds timed here to this file")
     return parse
 
 
@@ -55,7 +60,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_name(name)
     storage = Storage.parse(args.storage)
     if args.plan:
-        return _plan(spec, name)
+        from study.plan import plan_study
+
+        return plan_study(
+            spec,
+            name,
+            at_once=args.at_once,
+            price=args.price,
+            profile_file=args.profile,
+            save_file=args.save_profile,
+        )
+    for option in _PLAN_OPTIONS:
+        if getattr(args, option[2:].replace("-", "_")) is not None:
+            raise InputError(f"{option}: is for a plan; add --plan, or leave it out to run the study")
     storage.check_writable()
     if args.address:
         _probe_address(args.address)
@@ -264,50 +281,11 @@ def _artifact_location(tracking_uri: str | None, storage: Storage, name: str) ->
     return f"{storage.uri}/{name}/artifacts" if storage.uri else (storage.local / name / "artifacts").as_uri()
 
 
-def _plan(spec: StudySpec, name: str, concurrent: int | None = None) -> int:
-    from study.plan import estimate
-
-    n_train, n_validation, n_classes = _sizes(spec)
-    if concurrent is None:
-        gpus = _local_gpus()
-        cpus = max(1, int((os.cpu_count() or 1) / spec.resources.cpus))
-        concurrent = min(cpus, int(gpus / spec.resources.gpus)) if spec.resources.gpus and gpus else cpus
-        concurrent = max(1, concurrent)
-    plan = estimate(
-        spec, train_images=n_train, validation_images=n_validation, n_classes=n_classes, concurrent=concurrent
-    )
-    print(f"study {name}")
-    print("\n".join(plan.lines()))
-    return 0
-
-
-def _local_gpus() -> int:
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def _sizes(spec: StudySpec) -> tuple[int, int, int]:
-    """Training images, validation images, classes: of the data, or CIFAR-100's where they must be fetched first."""
-    config = spec.data_config
-    if config.source == "cifar100":
-        available, n_classes = 50_000, 100 if config.labels == "fine" else 20
-        validation = round(available * config.validation_fraction)
-        train = available - validation
-        return (
-            min(train, config.train_images or train),
-            min(validation, config.validation_images or validation),
-            n_classes,
-        )
-    from study.data import open_dataset
-
-    dataset = open_dataset(config, progress=True)
-    return len(dataset.train.labels), len(dataset.validation.labels), dataset.n_classes
-
-
 def _refuse_without_gpu(spec: StudySpec) -> int:
     """Not a week of CPU work by accident: the estimate, and what makes sense on this machine."""
-    _plan(spec, Path(DEFAULT_SPEC).stem, concurrent=1)
+    from study.plan import plan_study
+
+    plan_study(spec, Path(DEFAULT_SPEC).stem)
     print(
         f"error: {DEFAULT_SPEC} asks for {spec.resources.gpus:g} GPU a trial and no GPU is in sight; on this machine "
         "type `make study` or `python -m study.run search_spaces/laptop.yaml`, on a cluster `ray up cluster.yaml`",

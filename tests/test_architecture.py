@@ -28,7 +28,12 @@ ALLOWED: dict[str, set[str]] = {
         "study.training", "study.faithfulness", "study.saliency", "study.networks", "study.data", "study.ledger",
         "study.storage",
     },
-    "study.plan": {"study.trial", "study.training", "study.faithfulness", "study.networks"},
+    "study.profile": set(),
+    "study.timing": {
+        "study.profile", "study.trial", "study.training", "study.faithfulness", "study.networks", "study.data",
+    },
+    "study.play": {"study.profile", "study.tuning"},  # the rule of the rungs
+    "study.plan": {"study.profile", "study.timing", "study.play", "study.data"},
     "study.tuning": {"study.trial", "study.ledger", "study.storage"},
     "study.run": {"study.plan", "study.tuning", "study.ledger", "study.data", "study.storage"},
     "study.ui": {"study.ledger"},
@@ -64,8 +69,8 @@ DOORS: dict[str, tuple[str, ...]] = {
 }
 #: Imported before a command's arguments are known to be good: nothing heavy at the top.
 LIGHT = ("study/config.py", "study/errors.py", "study/metrics.py", "study/space.py", "study/spec.py", "study/run.py",
-         "study/ui.py", "study/train.py", "study/evaluate.py", "study/storage.py",
-         "study/networks/__init__.py")  # fmt: skip
+         "study/plan.py", "study/profile.py", "study/timing.py", "study/ui.py", "study/train.py", "study/evaluate.py",
+         "study/storage.py", "study/networks/__init__.py")  # fmt: skip
 HEAVY = {"torch", "torchvision", "ray", "mlflow", "optuna", "matplotlib", "pyarrow", "numpy"}
 FORBIDDEN_FILES = {"utils.py", "helpers.py", "common.py"}
 
