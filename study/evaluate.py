@@ -182,11 +182,16 @@ def _split(dataset: Dataset, args: argparse.Namespace, subjects: Sequence[Subjec
     """The images to score. Opening the test split is noted in the ledger of every network that has one."""
     if args.split == "val":
         return dataset.validation
+    from study.ledger.openings import note_look
+    from study.storage import Storage
+
     when = datetime.now(UTC).isoformat(timespec="milliseconds")
     for subject in subjects:
         study = subject.card.get("study") or subject.name.rpartition("/")[0]
         if subject.run_id is not None and not Path(subject.name).exists():
-            looks = _ledger(study, args).log_test_opening(subject.run_id, "study.evaluate", when)
+            entry = {"when": when, "run_id": subject.run_id, "purpose": "study.evaluate"}
+            note_look(Storage.parse(args.storage), study, entry)
+            looks = _ledger(study, args).log_test_opening(**entry)
             print(f"{subject.name}: scoring on the test split (look {looks} in this study)", file=sys.stderr)
         else:
             print(f"{subject.name}: scoring on the test split; choose nothing by what it shows", file=sys.stderr)

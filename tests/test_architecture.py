@@ -56,16 +56,17 @@ ALLOWED: dict[str, set[str]] = {
     },
     "analysis.twins": {"analysis.table", "analysis.load", "analysis.pareto", "study.faithfulness", "study.ledger"},
     "analysis.export": {
-        "analysis.table", "analysis.load", "analysis.pareto", "study.ledger", "study.networks", "study.data",
-        "study.faithfulness", "study.training", "study.storage",
+        "analysis.table", "analysis.load", "analysis.pareto", "analysis.geometry", "study.ledger", "study.networks",
+        "study.data", "study.faithfulness", "study.training", "study.storage",
     },
+    "analysis.verify": {"analysis.export"},
 }  # fmt: skip
 
 #: Outside world -> the files that may import it.
 DOORS: dict[str, tuple[str, ...]] = {
     "ray": ("study/tuning/", "study/run.py"),
     "optuna": ("study/tuning/searcher.py", "study/tuning/proposer.py", "analysis/importance.py"),
-    "mlflow": ("study/ledger/", "analysis/export.py"),
+    "mlflow": ("study/ledger/", "analysis/export/register.py"),
 }
 #: Imported before a command's arguments are known to be good: nothing heavy at the top.
 LIGHT = ("study/config.py", "study/errors.py", "study/metrics.py", "study/space.py", "study/spec.py", "study/run.py",

@@ -23,6 +23,7 @@ COMMANDS = (
     "analysis.importance",
     "analysis.twins",
     "analysis.export",
+    "analysis.verify",
 )
 #: Explained once, in the row of study.run, and left out where a row has them only because every analysis does.
 SHARED = {"--storage", "--tracking-uri", "--json", "--out"}

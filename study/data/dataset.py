@@ -102,9 +102,14 @@ class Dataset:
         self.train = self._split(arrays, labels, train)
         self.validation = self._split(arrays, labels, validation)
 
+    @property
+    def test_fingerprint(self) -> str:
+        """SHA-256 of the test split's content, of which nothing is decoded. Raises :class:`InputError` without one."""
+        return self._source.fingerprint(self._folder, "test")
+
     def test(self) -> Split:
         """The test split. Opening it is for the final evaluation alone: choose nothing by what it shows."""
-        arrays = self._arrays("test", self._source.fingerprint(self._folder, "test"))
+        arrays = self._arrays("test", self.test_fingerprint)
         labels = self._labels(arrays)
         return self._split(arrays, labels, np.arange(len(labels)))
 

@@ -1,0 +1,89 @@
+"""The final scores: on the test split, opened once per export and network, and noted before it is."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from analysis.export.fetch import Proven
+    from analysis.table import StudyTable
+    from study.config import TrialConfig
+    from study.data import Dataset
+    from study.ledger import Ledger
+    from study.storage import Storage
+
+_BATCH = 500
+_PURPOSE = "final evaluation at export"
+LEVEL = 0.95  # of every interval
+
+
+def open_and_score(ledger: Ledger, storage: Storage, study: StudyTable, proven: Proven) -> dict[str, Any]:
+    """Note the look at the test split in the study's folder and on its run, then score the network there.
+
+    Raises :class:`InputError` where it cannot be noted: the split then stays closed.
+    """
+    from study.ledger.openings import note_look
+
+    trial, run_id = study.column("trial")[proven.row], study.column("run_id")[proven.row]
+    when = datetime.now(UTC).isoformat(timespec="milliseconds")
+    purpose = f"{_PURPOSE} of trial {trial}"
+    note_look(storage, study.name, {"when": when, "trial": trial, "run_id": run_id, "purpose": purpose})
+    looks = ledger.log_test_opening(run_id, purpose, when)
+    print(f"trial {trial}: scoring on the test split (look {looks} in this study)", file=sys.stderr)
+    scores = final_scores(proven.network, proven.config, proven.dataset)
+    return {**scores, "opened": when, "looks_in_study": looks, "data_fingerprint": proven.dataset.test_fingerprint}
+
+
+def final_scores(network: nn.Module, config: TrialConfig, dataset: Dataset) -> dict[str, Any]:
+    """Accuracy (%) on the whole test split; faithfulness under the study's own evaluation, on as many of its first
+    images as ``evaluation.images`` says. Intervals are of 95 % over images: Wilson's for accuracy, bootstrap."""
+    import torch
+
+    from study.data.augment import normalize
+    from study.faithfulness import evaluate_faithfulness
+    from study.faithfulness.statistics import image_scores, mean_with_interval
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = network.to(device).eval()
+    test = dataset.test()
+    correct = 0
+    with torch.no_grad():
+        for start in range(0, len(test.labels), _BATCH):
+            images_NCHW = torch.as_tensor(test.images[start : start + _BATCH]).to(device)
+            labels_N = torch.as_tensor(test.labels[start : start + _BATCH]).to(device)
+            predicted_N = network(normalize(images_NCHW, dataset.mean, dataset.std)).argmax(1)
+            correct += int((predicted_N == labels_N).sum())
+    n = min(config.evaluation.images or len(test.labels), len(test.labels))
+    report = evaluate_faithfulness(
+        network,
+        torch.as_tensor(test.images[:n]),
+        torch.as_tensor(test.labels[:n]),
+        mean=dataset.mean,
+        std=dataset.std,
+        config=config.evaluation,
+        device=device,
+    )
+    interval = mean_with_interval(image_scores(report.per_image)["faithfulness"])
+    return {
+        "accuracy": 100 * correct / len(test.labels),
+        "accuracy_interval": accuracy_interval(correct, len(test.labels)),
+        "accuracy_images": len(test.labels),
+        "faithfulness": report.faithfulness,
+        "faithfulness_interval": [interval.low, interval.high],
+        "faithfulness_images": n,
+        "alignment": report.alignment,
+        "protocol": report.protocol,
+        "details": report.metrics(),
+    }
+
+
+def accuracy_interval(correct: int, images: int) -> list[float]:
+    """95 % interval of an accuracy in percent over images (Wilson 1927)."""
+    from scipy import stats
+
+    found = stats.binomtest(correct, images).proportion_ci(LEVEL, method="wilson")
+    return [100 * float(found.low), 100 * float(found.high)]

@@ -1,0 +1,39 @@
+"""``python -m analysis.verify DIR``: whether an exported folder still is, byte for byte, what was exported."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from study.errors import InputError, run_command
+
+
+def parser() -> argparse.ArgumentParser:
+    parse = argparse.ArgumentParser(
+        prog="python -m analysis.verify",
+        description="Compare every file of an exported folder with the SHA-256 in its manifest. Nothing is loaded.",
+    )
+    parse.add_argument("folder", type=Path, metavar="DIR", help="folder that analysis.export wrote")
+    parse.add_argument(
+        "--manifest-hash", metavar="HEX", help="what the manifest itself must hash to, as the export printed it"
+    )
+    return parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    from analysis.export.manifest import MANIFEST_FILE, sha256_of, verify
+
+    manifest = verify(args.folder)
+    digest = sha256_of(args.folder / MANIFEST_FILE)
+    if args.manifest_hash is not None and args.manifest_hash.lower() != digest:
+        raise InputError(f"{args.folder / MANIFEST_FILE}: its SHA-256 is {digest}, not the one that was asked for")
+    n = len(manifest["files"])
+    print(f"{args.folder}: intact, {n} files of study {manifest['study']}, manifest SHA-256 {digest}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
