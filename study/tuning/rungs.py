@@ -113,7 +113,7 @@ class Rungs:
 
     def bracket(self, number: int) -> int:
         """The index of the first level at which trial ``number`` is compared."""
-        if self._brackets == 1:
+        if self._brackets <= 1:
             return 0
         weights = self._reduction ** -np.arange(self._brackets, dtype=float)
         return int(np.random.default_rng([self._seed, number]).choice(self._brackets, p=weights / weights.sum()))

@@ -181,3 +181,8 @@ def test_naive_priorities_stop_dominating_trials_and_ours_do_not(capsys: pytest.
     with capsys.disabled():
         print(f"\nwrong stops of a dominating trial: { ({k: f'{v / cases:.0%}' for k, v in wrong.items()}) }")
     assert wrong["ours"] == 0 and wrong["naive"] > cases / 3
+
+
+def test_without_levels_nobody_is_compared() -> None:
+    book = Rungs(MAXIMIZE, ())
+    assert not book.compared(0, 1) and book.add(0, 1, [1.0, 1.0], [0, 0])
