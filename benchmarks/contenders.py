@@ -1,0 +1,147 @@
+"""The ways to search that are compared: ours, and what Ray and Optuna have in stock."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import moocore
+import numpy as np
+import optuna
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from benchmarks.replay import ACCURACY, FAITHFULNESS, SUM
+from study.space import Point, ordered
+from study.spec import StudySpec
+from study.tuning.proposer import Learning, encode, suggest_point
+from study.tuning.rungs import Rungs
+from study.tuning.scheduler import StudyScheduler
+from study.tuning.searcher import IN_MEMORY, StudySearcher
+
+
+@dataclass
+class Entrant:
+    """See :class:`benchmarks.replay.Contender`."""
+
+    spec: StudySpec
+    searcher: Searcher
+    scheduler: TrialScheduler
+    scored_at_rungs: bool
+
+    def point(self, config: dict[str, Any]) -> Point:
+        if "point" in config:
+            return config["point"]  # type: ignore[no-any-return]
+        values = config["trial"]
+        point: Point = {}
+        for name in ordered(self.spec.space):
+            if self.spec.active(name, point):
+                point[name] = values[name]
+        return point
+
+
+def ours(spec: StudySpec, *, learning: Learning = "forecast", **changes: Any) -> Entrant:
+    """The product's searcher and scheduler; ``changes`` to the specification, ``stopping`` merged with its own."""
+    stopping = changes.pop("stopping", {})
+    if stopping is not None and spec.stopping is not None:
+        stopping = spec.stopping.model_copy(update=stopping)
+    spec = spec.model_copy(update={**changes, "stopping": stopping})
+    searcher = StudySearcher(spec, IN_MEMORY, "replay", {"tags": {}}, learning=learning)
+    return Entrant(spec, searcher, StudyScheduler(spec, searcher), scored_at_rungs=spec.halving is not None)
+
+
+def stock(spec: StudySpec, metrics: Sequence[str], *, asha: bool, random: bool = False) -> Entrant:
+    """Ray's ``OptunaSearch`` as it comes; ``asha``: with Ray's ``AsyncHyperBandScheduler`` on the first metric.
+
+    Ray's ASHA gets the study's rungs: grace period, reduction and horizon. ``random``: Optuna's random sampler in
+    place of its own choice, which is what ASHA's paper has.
+    """
+    logging.getLogger("ray.tune.search.optuna.optuna_search").setLevel(logging.ERROR)  # it warns of every NaN
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    searcher = OptunaSearch(
+        lambda trial: {"point": suggest_point(spec, _Plain(trial))},  # type: ignore[arg-type]
+        metric=list(metrics) if len(metrics) > 1 else metrics[0],
+        mode=["max"] * len(metrics) if len(metrics) > 1 else "max",
+        points_to_evaluate=[encode(spec, point) for point in spec.first_points()],
+        sampler=optuna.samplers.RandomSampler(seed=spec.seed) if random else None,
+        seed=None if random else spec.seed,
+    )
+    scheduler: TrialScheduler = FIFOScheduler()
+    if asha:
+        np.random.seed(spec.seed)  # it draws its bracket from numpy's global state
+        scheduler = AsyncHyperBandScheduler(
+            time_attr="epoch",
+            metric=metrics[0],
+            mode="max",
+            max_t=spec.fidelity.max_epochs,
+            grace_period=spec.fidelity.rungs[0],
+            reduction_factor=3,
+        )
+    return Entrant(spec, searcher, scheduler, scored_at_rungs=asha and metrics[0] != ACCURACY)
+
+
+class _Plain:
+    """What Ray hands to a define-by-run function, in the form in which :func:`suggest_point` asks."""
+
+    def __init__(self, trial: Any) -> None:
+        self._trial = trial
+
+    def _suggest(self, name: str, kind: Any) -> Any:
+        if isinstance(kind, optuna.distributions.CategoricalDistribution):
+            return self._trial.suggest_categorical(name, kind.choices)
+        if isinstance(kind, optuna.distributions.IntDistribution):
+            return self._trial.suggest_int(name, kind.low, kind.high, log=kind.log)
+        return self._trial.suggest_float(name, kind.low, kind.high, log=kind.log)
+
+
+class NaiveRungs(Rungs):
+    """Reads the sorted indices of a non-dominated sort as priorities, as Syne Tune's MO-ASHA does."""
+
+    def add(self, number: int, epoch: int, values: Sequence[float], errors: Sequence[float]) -> bool:
+        if not self.record(number, epoch, values):
+            return True
+        rung = self._rungs[(self.bracket(number), epoch)]
+        if rung.n < self._reduction:
+            return True
+        if not np.isfinite(values).all():
+            return False
+        priorities = np.lexsort((rung.keys, moocore.pareto_rank(rung.values, maximise=True)))
+        return bool(priorities[-1] * self._reduction < rung.n)
+
+
+def naive(spec: StudySpec) -> Entrant:
+    """Ours but for whom it stops."""
+    entrant = ours(spec, sampler="random")
+    assert isinstance(entrant.scheduler, StudyScheduler)
+    entrant.scheduler._rungs = NaiveRungs(["maximize"] * 2, spec.fidelity.rungs, seed=spec.seed)
+    return entrant
+
+
+_BOTH = (ACCURACY, FAITHFULNESS)
+CONTENDERS: dict[str, Callable[[StudySpec], Entrant]] = {
+    "fifo_tpe": lambda spec: stock(spec, _BOTH, asha=False),
+    "fifo_random": lambda spec: ours(spec, sampler="random", stopping=None),
+    "nsga2": lambda spec: ours(spec, sampler="nsga2", stopping=None),
+    "asha_accuracy": lambda spec: stock(spec, [ACCURACY], asha=True),
+    "asha_sum": lambda spec: stock(spec, [SUM], asha=True),
+    "asha_accuracy_random": lambda spec: stock(spec, [ACCURACY], asha=True, random=True),
+    "asha_sum_random": lambda spec: stock(spec, [SUM], asha=True, random=True),
+    "naive": naive,
+    "ours": lambda spec: ours(spec),
+    # Ours with one thing changed: what is each worth?
+    "ours_tpe": lambda spec: ours(spec, sampler="tpe"),
+    "ours_gp": lambda spec: ours(spec, sampler="gp"),
+    "ours_random": lambda spec: ours(spec, sampler="random"),
+    "ours_fifo": lambda spec: ours(spec, stopping=None),
+    "ours_as_complete": lambda spec: ours(spec, learning="as_complete"),
+    "ours_ignore": lambda spec: ours(spec, learning="ignore"),
+    "ours_exact": lambda spec: ours(spec, stopping={"noise_tolerance": 0.0}),
+}
+#: What a plain run compares.
+MAIN = ("fifo_tpe", "fifo_random", "nsga2", "asha_accuracy", "asha_sum", "asha_accuracy_random", "asha_sum_random",
+        "naive", "ours")  # fmt: skip
