@@ -17,10 +17,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' 2> >(grep -v '^WARNING' >&2)
 	@touch $(STAMP)
 
-study: $(STAMP)  ## a whole study on embedded data: train, search, front, exported checkpoints (about 4 min)
+study: $(STAMP)  ## a whole study on embedded data: train, search, front, checkpoints, report (about 4 min)
 	@$(RUN) study.run search_spaces/quick.yaml --name quick
 	@$(RUN) analysis.pareto quick
 	@$(RUN) analysis.export quick --out results/quick/export
+	@$(RUN) analysis.report quick
 
 test: $(STAMP)  ## all tests, end to end included
 	@OMP_NUM_THREADS=1 $(RUN) pytest -q --durations=10 -n 2 --dist loadfile

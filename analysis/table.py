@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,10 +60,14 @@ class StudyTable:
     objectives: tuple[Metric, ...]
     params: tuple[str, ...]
     trials: pa.Table
+    _columns: dict[str, list[Any]] = field(default_factory=dict, repr=False, compare=False)
 
     def column(self, name: str) -> list[Any]:
-        """A column's values; all None where the table has no such column."""
-        return self.trials[name].to_pylist() if name in self.trials.column_names else [None] * len(self.trials)
+        """A column's values, not to be changed; all None where the table has no such column."""
+        if name not in self._columns:
+            there = name in self.trials.column_names
+            self._columns[name] = self.trials[name].to_pylist() if there else [None] * len(self.trials)
+        return self._columns[name]
 
     def numbers(self, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         """(trials,) a numeric column; NaN where a trial has no value, or the table no such column."""

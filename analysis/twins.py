@@ -23,10 +23,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     from analysis.table import StudyTable
-    from study.faithfulness.statistics import Floats
+    from study.faithfulness.statistics import Difference, Floats
     from study.ledger import Ledger
 
 _FREE = ("reg_weight", "reg_error", "data.source")  # twins differ in the first two; a path says nothing of content
+EXPLAINED = (
+    "regularized minus plain on the same validation images; 95 % paired bootstrap over images (10000 resamples): it "
+    "covers which images were drawn, not the randomness of training (seeds)"
+)
 _AGREEMENT_PP = 0.01  # recomputed and recorded faithfulness must agree so far, in percentage points
 
 
@@ -86,61 +90,86 @@ def find_twins(study: StudyTable, on_front: np.ndarray[Any, np.dtype[np.bool_]])
 
 def report_twins(ledger: Ledger, study: StudyTable, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Compare every pair that is complete, print it on stdout, and return the numbers."""
-    from study.faithfulness.statistics import RESAMPLES, compare, over_pairs
-
-    trials = study.column("trial")
     found = [pair for pair in pairs if pair.plain is not None]
     print(f"\ntwins: {len(found)} of {len(pairs)} front networks with λ > 0 have a complete twin with λ = 0")
     if not found:
         return []
-    print(
-        f"regularized minus plain on the same validation images; 95 % paired bootstrap over images ({RESAMPLES} "
-        "resamples): it covers which images were drawn, not the randomness of training (seeds)"
-    )
-    results: list[dict[str, Any]] = []
+    print(EXPLAINED)
+    results = []
     for pair in found:
-        assert pair.plain is not None
-        title = (
-            f"trial {trials[pair.regularized]} (λ {study.column('reg_weight')[pair.regularized]:.3g}) against trial "
-        )
-        title += f"{trials[pair.plain]} (λ 0)"
-        try:
-            scores = [_scores_of(ledger, study, row) for row in (pair.regularized, pair.plain)]
-            differences = compare(*scores)
-        except InputError as error:
-            print(f"{title}: not comparable: {error}")
+        compared = compare_pair(ledger, study, pair)
+        if compared.differences is None:
+            print(f"{compared.title}: not comparable: {compared.why_not}")
             continue
-        print(f"{title}, {len(scores[0]['label'])} images")
-        for name, d in differences.items():
-            print(f"  {_label(name):<38}{d.mean:+8.2f}  [{d.low:+.2f}, {d.high:+.2f}]  {d.verdict}")
-        results.append(
-            {
-                "regularized": trials[pair.regularized],
-                "plain": trials[pair.plain],
-                "differences": {
-                    n: {"mean": d.mean, "low": d.low, "high": d.high, "verdict": d.verdict}
-                    for n, d in differences.items()
-                },
-            }
-        )
-    if len(results) > 1:
+        print(f"{compared.title}, {compared.images} images")
+        for name, d in compared.differences.items():
+            print(f"  {label(name):<38}{d.mean:+8.2f}  [{d.low:+.2f}, {d.high:+.2f}]  {d.verdict}")
+        results.append(compared)
+    over_all = over_results(results)
+    if over_all:
         print(f"mean over {len(results)} pairs; 95 % t-interval over pairs")
-        for name in results[0]["differences"]:
-            if all(name in r["differences"] for r in results):
-                d = over_pairs([r["differences"][name]["mean"] for r in results])
-                print(f"  {_label(name):<38}{d.mean:+8.2f}  [{d.low:+.2f}, {d.high:+.2f}]  {d.verdict}")
-    return results
+        for name, d in over_all.items():
+            print(f"  {label(name):<38}{d.mean:+8.2f}  [{d.low:+.2f}, {d.high:+.2f}]  {d.verdict}")
+    return [compared.as_json() for compared in results]
 
 
-def _label(name: str) -> str:
+@dataclass(frozen=True)
+class Compared:
+    """Regularized minus plain on the same images; ``differences`` is None where ``why_not`` says why."""
+
+    regularized: int  # trial numbers
+    plain: int
+    title: str
+    images: int
+    differences: dict[str, Difference] | None
+    why_not: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        differences = {
+            n: {"mean": d.mean, "low": d.low, "high": d.high, "verdict": d.verdict}
+            for n, d in (self.differences or {}).items()
+        }
+        return {"regularized": self.regularized, "plain": self.plain, "differences": differences}
+
+
+def compare_pair(ledger: Ledger, study: StudyTable, pair: Pair) -> Compared:
+    """A pair that has its twin. Missing or different per-image scores are said in ``why_not``."""
+    from study.faithfulness.statistics import compare, image_scores
+
+    assert pair.plain is not None
+    numbers = [study.column("trial")[row] for row in (pair.regularized, pair.plain)]
+    weight = study.column("reg_weight")[pair.regularized]
+    title = f"trial {numbers[0]} (λ {weight:.3g}) against trial {numbers[1]} (λ 0)"
+    try:
+        scores = [image_scores(per_image(ledger, study, row)) for row in (pair.regularized, pair.plain)]
+        return Compared(numbers[0], numbers[1], title, len(scores[0]["label"]), compare(*scores))
+    except InputError as error:
+        return Compared(numbers[0], numbers[1], title, 0, None, str(error))
+
+
+def over_results(results: Sequence[Compared]) -> dict[str, Difference]:
+    """Means over pairs with t-intervals; empty for fewer than two."""
+    from study.faithfulness.statistics import over_pairs
+
+    kept = [r.differences for r in results if r.differences is not None]
+    if len(kept) < 2:
+        return {}
+    return {name: over_pairs([d[name].mean for d in kept]) for name in kept[0] if all(name in d for d in kept)}
+
+
+def label(name: str) -> str:
+    """A score's name with its unit and direction."""
     if name in PARTS:
         return f"{name.replace('_', ' ')} (%, {'higher' if PARTS[name] == 'maximize' else 'lower'} is better)"
     unit = "pp" if name == "faithfulness" else "%"
     return f"{name} ({unit}, higher is better)"
 
 
-def _scores_of(ledger: Ledger, study: StudyTable, row: int) -> dict[str, Floats]:
-    """Per-image scores of one run, checked against the faithfulness that the ledger records for it."""
+def per_image(ledger: Ledger, study: StudyTable, row: int) -> dict[str, Floats]:
+    """The columns of one run's per-image scores, checked against the faithfulness that the ledger records for it.
+
+    Raises :class:`InputError`: no such artifact, or another faithfulness than recorded.
+    """
     from pyarrow import parquet
 
     from study.faithfulness.statistics import image_scores
@@ -149,15 +178,15 @@ def _scores_of(ledger: Ledger, study: StudyTable, row: int) -> dict[str, Floats]
     with tempfile.TemporaryDirectory() as folder:
         artifact = f"{metrics.CHECKPOINT_ARTIFACTS}/{metrics.PER_IMAGE_FILE}"
         table = parquet.read_table(ledger.download(run_id, artifact, Path(folder)), memory_map=False)
-        scores = image_scores({name: table[name].to_numpy() for name in table.column_names})
+        columns = {name: table[name].to_numpy() for name in table.column_names}
     recorded = study.column(metrics.FAITHFULNESS.ledger_name)[row]
-    recomputed = float(scores["faithfulness"].mean())
+    recomputed = float(image_scores(columns)["faithfulness"].mean())
     if recorded is not None and not abs(recorded - recomputed) <= _AGREEMENT_PP:
         raise InputError(
             f"trial {study.column('trial')[row]}: its per-image scores give faithfulness {recomputed:.3f}, "
             f"the ledger says {recorded:.3f}"
         )
-    return scores
+    return columns
 
 
 if __name__ == "__main__":

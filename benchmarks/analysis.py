@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(folder: Path, runs: int) -> dict[str, Any]:
     """Seconds by step. The study lies in ``folder``, a database of MLflow; a process imports everything once first."""
-    from analysis import importance, load, pareto
+    from analysis import importance, load, pareto, report
 
     create_store(default_tracking_uri(folder))
     ledger = Ledger(default_tracking_uri(folder), "large")
@@ -45,8 +45,9 @@ def measure(folder: Path, runs: int) -> dict[str, Any]:
     seconds["load_unchanged_s"] = _timed(read)
     write_runs(ledger, runs - 1, 1)
     seconds["load_one_more_s"] = _timed(read)
-    for name, command in (("pareto", pareto), ("importance", importance)):
+    for name, command in (("pareto", pareto), ("importance", importance), ("report", report)):
         seconds[f"{name}_s"] = _timed(lambda c=command: c.main(["large", "--storage", str(folder)]))  # type: ignore[misc]
+    seconds["report_mib"] = round((folder / "large" / "report.html").stat().st_size / 2**20, 2)
     return seconds
 
 

@@ -54,6 +54,12 @@ ALLOWED: dict[str, set[str]] = {
         "analysis.table", "analysis.load", "analysis.figure", "analysis.twins", "analysis.geometry",
         "analysis.replicates", "analysis.anytime", "study.ledger", "study.storage",
     },
+    "analysis.report": {
+        "analysis.table", "analysis.load", "analysis.geometry", "analysis.replicates", "analysis.anytime",
+        "analysis.figure", "analysis.effect", "analysis.importance", "analysis.figure_importance", "analysis.pareto",
+        "analysis.twins", "study.train", "study.ledger", "study.networks", "study.data", "study.faithfulness",
+        "study.saliency", "study.training", "study.storage",
+    },
     "analysis.twins": {"analysis.table", "analysis.load", "analysis.pareto", "study.faithfulness", "study.ledger"},
     "analysis.export": {
         "analysis.table", "analysis.load", "analysis.pareto", "analysis.geometry", "study.ledger", "study.networks",

@@ -21,6 +21,7 @@ COMMANDS = (
     "analysis.load",
     "analysis.pareto",
     "analysis.importance",
+    "analysis.report",
     "analysis.twins",
     "analysis.export",
     "analysis.verify",

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from study.faithfulness.masking import undefined_maps, upsampled_masks
 
 _MAP = "magma"  # rises evenly in lightness: readable in grey and with every kind of colour blindness
+_OPACITY = 0.6
 
 
 def draw_gallery(
@@ -50,7 +51,7 @@ def draw_gallery(
                 axis.imshow(grey, cmap="gray", interpolation="nearest")
                 raw = of_network[method][i : i + 1]
                 if not undefined_maps(raw).item():
-                    axis.imshow(_shown(raw, (height, width)), cmap=_MAP, alpha=0.6, vmin=0, vmax=1)
+                    axis.imshow(_shown(raw, (height, width)), cmap=_MAP, alpha=_OPACITY, vmin=0, vmax=1)
     for axis, name in zip(axes[0], ("image", *methods), strict=True):
         axis.set_title(name.replace("_", " "), fontsize=8)
     for axis in axes.flat:
@@ -59,6 +60,17 @@ def draw_gallery(
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
     plt.close(figure)
+
+
+def overlaid(images_NCHW: NDArray[np.uint8], raw_Nhw: Tensor) -> NDArray[np.uint8]:
+    """(N, H, W, 3): every map over its image in grey, as :func:`draw_gallery` shows it; none where it is undefined."""
+    from matplotlib import colormaps
+
+    out = np.repeat(images_NCHW.mean(1)[..., None], 3, axis=-1)
+    for i in np.flatnonzero(~undefined_maps(raw_Nhw).numpy()):
+        shown = _shown(raw_Nhw[i : i + 1], (images_NCHW.shape[2], images_NCHW.shape[3]))
+        out[i] = (1 - _OPACITY) * out[i] + _OPACITY * 255 * colormaps[_MAP](np.clip(shown, 0, 1))[..., :3]
+    return np.asarray(out.round(), np.uint8)
 
 
 def _shown(raw_1hw: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:

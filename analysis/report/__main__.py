@@ -1,0 +1,9 @@
+"""Runs the command."""
+
+import sys
+
+from analysis.report.command import main
+from study.errors import run_command
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,228 @@
+"""What the page says of single trials: configuration, scores with intervals, methods, the lambda = 0 network beside."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from study import metrics
+from study.errors import InputError
+from study.metrics import ACCURACY, FAITHFULNESS, FAITHFULNESS_ERROR, METHODS, PARTS, Metric
+
+if TYPE_CHECKING:
+    from analysis.pareto import Front
+    from analysis.table import StudyTable
+    from study.faithfulness.statistics import Floats
+    from study.ledger import Ledger
+
+Z = 1.959963984540054  # of a 95 % interval
+SECTIONS = 24  # front trials with a section of their own, maps and tables
+_ERRORS = {FAITHFULNESS.name: FAITHFULNESS_ERROR, ACCURACY.name: "val/accuracy_standard_error"}
+#: study.train's options by param.
+_OPTIONS = {
+    "network": "--network", "epochs": "--epochs", "lr": "--lr", "reg_weight": "--reg-weight",
+    "reg_error": "--reg-error", "reg_interval": "--reg-interval", "batch_size": "--batch-size",
+    "accumulate": "--accumulate", "weight_decay": "--weight-decay", "label_smoothing": "--label-smoothing",
+    "schedule": "--schedule", "warmup_epochs": "--warmup-epochs", "rotation": "--rotation", "amp": "--amp",
+    "engine": "--engine", "seed": "--seed", "data.source": "--data", "data.labels": "--labels",
+    "data.train_images": "--train-images", "data.validation_images": "--validation-images",
+    "evaluation.images": "--evaluation-images", "evaluation.protocol": "--protocol",
+    "evaluation.methods": "--methods",
+}  # fmt: skip
+_RESULTLESS = ("rungs", "evaluation.batch_size")  # change when and how is scored, not the network
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The network without the regularizer that a trial is shown beside; ``relation`` says why this one."""
+
+    row: int
+    relation: str
+
+
+def anchor(study: StudyTable, row: int) -> str:
+    return f"trial-{study.column('trial')[row]}-{study.column('seed')[row]}"
+
+
+def shown_rows(study: StudyTable, front: Front) -> list[int]:
+    """Front rows that get a section: all, or the knee and the others evenly along the first objective."""
+    first = study.values()[:, 0]
+    rows = sorted((int(r) for r in np.flatnonzero(front.mask)), key=lambda r: -first[r])
+    if len(rows) <= SECTIONS:
+        return rows
+    kept = {rows[round(i * (len(rows) - 1) / (SECTIONS - 2))] for i in range(SECTIONS - 1)}
+    return [r for r in rows if r in kept or r == front.knee]
+
+
+def plain_networks(study: StudyTable, front: Front, rows: Sequence[int]) -> dict[int, Plain]:
+    """For rows with lambda > 0: the twin; else the best lambda = 0 trial of the same network, else of any."""
+    from analysis.twins import find_twins
+
+    twins = {pair.regularized: pair.plain for pair in find_twins(study, front.mask)}
+    weights, networks = study.numbers("reg_weight"), study.column("network")
+    first = study.values()[:, 0] * (1 if study.objectives[0].direction == "maximize" else -1)
+    candidates = [int(r) for r in np.flatnonzero(front.eligible & (weights == 0))]
+    found: dict[int, Plain] = {}
+    for row in rows:
+        twin = twins.get(row)
+        if not weights[row] > 0:
+            continue
+        if twin is not None:
+            found[row] = Plain(twin, "its twin: the same configuration and seed, λ = 0")
+            continue
+        same = [r for r in candidates if networks[r] == networks[row]]
+        if same or candidates:
+            best = max(same or candidates, key=lambda r: first[r])
+            what = f"the best λ = 0 trial of {networks[row]}" if same else "the best λ = 0 trial"
+            found[row] = Plain(best, f"{what} by {study.objectives[0].name}, not a twin: other parameters differ too")
+    return found
+
+
+def score_intervals(study: StudyTable, columns: dict[str, Floats] | None, row: int) -> dict[str, tuple[float, float]]:
+    """Objectives' 95 % intervals over validation images: from per-image scores by bootstrap where they are at hand,
+    else from the ledger's standard errors."""
+    from study.faithfulness.statistics import image_scores, mean_with_interval
+
+    found: dict[str, tuple[float, float]] = {}
+    for metric in study.objectives:
+        error = study.numbers(_ERRORS.get(metric.name, ""))[row]
+        if math.isfinite(error):
+            value = study.numbers(metric.name)[row]
+            found[metric.name] = (value - Z * error, value + Z * error)
+    if columns is not None:
+        scores = image_scores(columns)
+        if FAITHFULNESS in study.objectives:
+            d = mean_with_interval(scores["faithfulness"])
+            found[FAITHFULNESS.name] = (d.low, d.high)
+        if ACCURACY in study.objectives and ACCURACY.name not in found:  # fewer images than accuracy is measured on
+            low, high = wilson(float(study.numbers(ACCURACY.name)[row]) / 100, len(scores["label"]))
+            found[ACCURACY.name] = (100 * low, 100 * high)
+    return found
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927)."""
+    middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
+    return middle - half, middle + half
+
+
+def method_table(columns: dict[str, Floats]) -> list[dict[str, Any]]:
+    """Per method and baseline: its five parts (%) as "mean ± half width of the 95 % interval"."""
+    from study.faithfulness.statistics import mean_with_interval
+
+    methods = list(dict.fromkeys(name.split("/")[0] for name in columns if "/" in name))
+    baselines = {metrics.RANDOM_MAPS: "random maps", metrics.CENTRE_MAPS: "a spot in the centre"}
+    table = []
+    for method in methods:
+        cells = []
+        for part in PARTS:
+            values = columns.get(f"{method}/{part}")
+            d = mean_with_interval(np.asarray(values, float)) if values is not None else None
+            cells.append("–" if d is None or math.isnan(d.mean) else f"{d.mean:.1f} ± {(d.high - d.low) / 2:.1f}")
+        table.append({"method": baselines.get(method) or METHODS.get(method, method), "cells": cells})
+    return table
+
+
+def sections(ledger: Ledger, study: StudyTable, front: Front, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """One per row, as plain values for the page."""
+    made = []
+    for row in rows:
+        columns, why = None, ""
+        try:
+            from analysis.twins import per_image
+
+            columns = per_image(ledger, study, row)
+        except InputError as error:
+            why = str(error)
+        command, left_out = train_command(study, row)
+        intervals = score_intervals(study, columns, row)
+        made.append(
+            {
+                "row": row,
+                "anchor": anchor(study, row),
+                "trial": study.column("trial")[row],
+                "seed": study.column("seed")[row],
+                "run_id": study.column("run_id")[row],
+                "knee": row == front.knee,
+                "network": study.column("network")[row],
+                "weight": study.column("reg_weight")[row],
+                "params": configuration(study, row),
+                "scores": [score(study, m, row, intervals.get(m.name)) for m in study.objectives],
+                "probability": _probability(front, row),
+                "methods": method_table(columns) if columns is not None else [],
+                "images": len(columns["label"]) if columns is not None else 0,
+                "why_not": why,
+                "command": command,
+                "left_out": left_out,
+            }
+        )
+    return made
+
+
+def score(study: StudyTable, metric: Metric, row: int, interval: tuple[float, float] | None) -> dict[str, Any]:
+    value = study.numbers(metric.name)[row]
+    text = f"{value:.4g}" if math.isfinite(value) else "–"
+    bounds = f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else ""
+    return {"name": metric.name, "unit": metric.unit, "value": text, "interval": bounds}
+
+
+def configuration(study: StudyTable, row: int) -> list[tuple[str, str]]:
+    """Params that differ between trials, as name and text."""
+    names = [n for n in study.varied() if n != "data.source"] or list(study.params)[:6]
+    return [("λ" if n == "reg_weight" else n, shown(study.column(n)[row])) for n in names]
+
+
+def shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def train_command(study: StudyTable, row: int) -> tuple[str, list[str]]:
+    """``study.train`` for one trial, and the settings that its command line cannot say."""
+    from study.train import config_from, parser
+
+    parse = parser()
+    held = {name: study.column(name)[row] for name in (*study.params, "seed")}
+    words: list[str] = []
+    for name, option in _OPTIONS.items():
+        value = held.get(name)
+        if name == "evaluation.methods" and isinstance(value, str):
+            value = ",".join(json.loads(value))
+        if value is not None and str(value) != str(parse.get_default(option[2:].replace("-", "_"))):
+            words += [option, str(value)]
+    try:
+        says = _flat(config_from(parse.parse_args(words)).to_dict())
+    except (InputError, SystemExit):  # of another version
+        return shlex.join(["python", "-m", "study.train", *words]), []
+    left_out = [
+        f"{name} {shown(value)}"
+        for name, value in held.items()
+        if name in says and name not in _RESULTLESS and _text(says[name]) != _text(value)
+    ]
+    return shlex.join(["python", "-m", "study.train", *words]), left_out
+
+
+def _text(value: Any) -> str:
+    """Lists are JSON in the table."""
+    return json.dumps(value) if isinstance(value, list) else str(value)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _probability(front: Front, row: int) -> str:
+    if front.repeated is None:
+        return ""
+    return f"{front.repeated.probability[row]:.2f} from {front.repeated.seeds[row]} seeds"

@@ -1,0 +1,217 @@
+"""The page without a browser: what it holds, what it never holds, and that it is made whatever the study is like."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from made_studies import MakeStudy, invented_table, scored
+
+from analysis.load import load_curves, load_study
+from analysis.pareto import find_front
+from analysis.report import main
+from analysis.report.page import collect, render
+from analysis.report.svg import Axis, Chart
+from analysis.report.trials import SECTIONS, plain_networks, shown_rows, train_command, wilson
+from benchmarks.synthetic import write_runs
+from study import metrics
+from study.config import DataConfig, TrialConfig
+from study.errors import EXIT_BAD_INPUT, run_command
+from study.ledger import Ledger, default_tracking_uri
+from study.ledger.records import flatten, parse
+from study.train import config_from, parser
+
+VOID = {"meta", "link", "br", "img", "input"}
+
+
+class Page(HTMLParser):
+    """Checks nesting, and collects ids, links and outside sources."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text, self.stack, self.ids, self.links, self.sources = text, [], [], [], []
+        self.words = ""
+        self.feed(text)
+        assert not self.stack
+
+    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [found["href"]] if tag == "a" else []
+        self.sources += [v for k, v in found.items() if k in ("src", "srcset", "data") or (k == "href" and tag != "a")]
+        if tag == "img":
+            assert found["alt"]
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.stack.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self.stack):
+            self.words += data
+
+    @property
+    def data(self) -> dict:
+        return json.loads(re.search(r'id="data">(.*?)</script>', self.text, re.DOTALL)[1])
+
+
+def made(storage: Path, study: str) -> Page:
+    """By the command, with the figures."""
+    assert main([study, "--storage", str(storage)]) == 0
+    return checked((storage / study / "report.html").read_text(), storage / study)
+
+
+def made_of(ledger: Ledger) -> Page:
+    """The page alone."""
+    study = load_study(ledger)
+    return checked(render(collect(ledger, study, load_curves(ledger, study), None, "typed", ""), []))
+
+
+def checked(text: str, folder: Path | None = None) -> Page:
+    page = Page(text)
+    assert len(set(page.ids)) == len(page.ids)
+    for link in page.links:
+        assert link[1:] in page.ids if link.startswith("#") else folder and (folder / link).is_file(), link
+    assert all(source.startswith("data:") for source in page.sources)
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", page.text)
+    return page
+
+
+@pytest.mark.slow
+def test_a_study_of_many_kinds_of_trials(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_runs(Ledger(default_tracking_uri(storage), "large"), 0, 150)
+    page = made(storage, "large")
+    for words in (
+        "150 trials (105 complete, 30 stopped, 15 failed)",
+        "raises faithfulness by",
+        "worker died",
+        "GPU-hours",
+        "PED-ANOVA over 105",
+        "No saliency maps",
+        "python -m study.train --network",
+    ):
+        assert words in page.words, words
+    assert len(page.data["rows"]) == 150 and len(page.data["places"]) == 105
+    figures = sorted(f.name for f in (storage / "large" / "figures").iterdir())
+    assert figures == sorted(
+        f"{n}.{k}"
+        for n in ("front", "hypervolume", "curves", "parallel", "importance", "lambda")
+        for k in ("png", "svg")
+    )
+    assert f"report   {storage}/large/report.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rows", "objectives", "words"),
+    [
+        ([], None, "No trial is complete"),
+        ([(metrics.FAILED, {"lr": 0.1}, {}, [])], None, "1 failed"),
+        ([(metrics.RUNNING, {"lr": 0.1}, scored(1, 1), [])], None, "1 running"),
+        ([(metrics.COMPLETE, {"lr": 0.1}, scored(50, 5), [])], None, "at least as good as every other"),
+        ([(metrics.COMPLETE, {"lr": 0.1}, scored(50, math.nan), [])], None, "No trial is complete"),
+        ([(metrics.COMPLETE, {"lr": 0.1 * i}, {"val/loss": 2.0 - i}, []) for i in (1, 2)], {"loss": "minimize"}, "0.2"),
+        (
+            [(metrics.COMPLETE, {"lr": 0.1 * i}, {**scored(i, 9 - i), "val/loss": 2.0 - i}, []) for i in (1, 2, 3)],
+            {"accuracy": "maximize", "faithfulness": "maximize", "loss": "minimize"},
+            "3 of 3 trials are not dominated",
+        ),
+    ],
+)
+def test_any_study_has_a_page(rows: list, objectives: dict, words: str, make_study: MakeStudy) -> None:
+    assert words in made_of(make_study(rows, objectives=objectives)).words
+
+
+def test_a_study_without_trials_is_no_error(
+    make_study: MakeStudy, storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_study([])
+    assert "has no trials yet" in made(storage, "demo").words
+    assert "no trial is complete" in capsys.readouterr().err
+
+
+def test_what_the_ledger_says_is_text(make_study: MakeStudy) -> None:
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+    ledger = make_study([(metrics.COMPLETE, {"network": evil, "lr": x}, scored(x, 9 - x), []) for x in (1, 2)])
+    ledger.open_trial(2, 0, {"network": "tiny", "lr": 3}, {}).finish(metrics.FAILED, reason=evil)
+    page = made_of(ledger)
+    assert evil in page.words and evil not in page.text
+    assert page.text.count("<script") == 2 and "<img src=x" not in page.text
+    assert page.data["rows"][0][page.data["names"].index("network")] == evil
+
+
+def test_bad_input_is_one_line(make_study: MakeStudy, storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_study([(metrics.COMPLETE, {}, scored(1, 1), [])])
+    (storage / "file").write_text("")
+    for arguments in (["nothing"], ["demo", "--out", str(storage / "file")]):
+        assert run_command(main, [*arguments, "--storage", str(storage)]) == EXIT_BAD_INPUT
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_training_command_trains_this_very_trial() -> None:
+    config = TrialConfig(
+        "small", 7, 0.123, reg_weight=0.5, reg_error="mse", batch_size=32, seed=3, data=DataConfig(train_images=900)
+    )
+    ours = {k: parse(v) for k, v in flatten(config.to_dict()).items()}
+    study = invented_table([(3, ours, scored(1, 1))])
+    command, left_out = train_command(study, 0)
+    assert config_from(parser().parse_args(command.split()[3:])) == config and left_out == []
+    study = invented_table([(3, {**ours, "crop_padding": 2, "rungs": [3]}, scored(1, 1))])
+    assert train_command(study, 0)[1] == ["crop_padding 2"]
+
+
+def test_the_network_beside_is_the_twin_or_is_called_something_else() -> None:
+    same = {"network": "tiny", "lr": 0.1}
+    runs = [
+        (0, {**same, "reg_weight": 0.5}, scored(50, 9)),
+        (0, {**same, "reg_weight": 0.0}, scored(40, 1)),
+        (0, {"network": "small", "lr": 0.2, "reg_weight": 0.0}, scored(45, 2)),
+        (0, {"network": "small", "lr": 0.3, "reg_weight": 0.7}, scored(60, 5)),
+    ]
+    study = invented_table(runs)
+    front = find_front(study)
+    plain = plain_networks(study, front, [0, 3, 1])
+    assert set(plain) == {0, 3}
+    assert plain[0].row == 1 and "twin: the same" in plain[0].relation
+    assert plain[3].row == 2 and "not a twin" in plain[3].relation
+
+
+def test_a_long_front_shows_its_ends_and_its_knee() -> None:
+    study = invented_table([(0, {"lr": float(i)}, scored(i, 1000 / i)) for i in range(1, 101)])
+    front = find_front(study)
+    rows = shown_rows(study, front)
+    assert front.mask.all() and {0, 99, front.knee} <= set(rows) and len(rows) <= SECTIONS
+
+
+def test_axes_have_round_ticks_inside() -> None:
+    assert Axis("", 0, 10).ticks() == [0, 2, 4, 6, 8, 10]
+    assert Axis("", -0.013, 0.032).ticks() == [-0.01, 0, 0.01, 0.02, 0.03]
+    assert Axis("", 0.001, 10, log=True).ticks() == [0.001, 0.01, 0.1, 1, 10]
+    assert Axis("", 0.3, 3, log=True).ticks() == [0.5, 1, 2]
+    for values in ([], [3.0], [math.nan, 2.0], [0.0, 5.0]):
+        for log in (False, True):
+            axis = Axis.around("", values, log=log)
+            assert axis.low < axis.high and axis.ticks() == [t for t in axis.ticks() if axis.low <= t <= axis.high]
+
+
+def test_a_chart_escapes_and_says_what_it_shows() -> None:
+    chart = Chart(Axis("<x>", 0, 1), Axis("y", 0, 1), width=200, height=100)
+    chart.line([(0, 0), (1, 1)], "series")
+    text = str(chart.render('a "b" <c>'))
+    assert "<x>" not in text and "&lt;x&gt;" in text and 'aria-label="a &#34;b&#34; &lt;c&gt;"' in text
+    assert 'd="M62 54L186 12"' in text
+
+
+def test_wilson_by_hand() -> None:
+    assert wilson(0.5, 100) == pytest.approx((0.40383, 0.59617), abs=1e-5)
+    assert wilson(0.0, 10) == pytest.approx((0.0, 0.27753), abs=1e-5)
