@@ -115,6 +115,7 @@ TAG_STATE = "study.state"  # one of STATES
 TAG_ATTEMPT = "study.attempt"  # token of the attempt that may write to the run
 TAG_REASON = "study.reason"  # why a trial ended without a score
 TAG_PROTOCOL = "study.protocol"
+TAG_HOST = "study.host"  # address of the machine that ran the trial, the last one
 TAG_ROLE = "study.role"  # study | trial
 TAG_TWIN_OF = "study.twin_of"  # number of the trial whose lambda = 0 twin this is
 TAG_REPLICATE_OF = "study.replicate_of"  # number of the trial that this repeats with another seed

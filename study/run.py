@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from study import __version__, metrics
+from study.cluster.place import cluster_file, on_cluster_machine
 from study.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, run_command
 from study.spec import StudySpec, load_spec, parse_duration
 from study.storage import DEFAULT_STORAGE, Storage
 
 DEFAULT_SPEC = "search_spaces/cifar100.yaml"
 _PLAN_OPTIONS = ("--at-once", "--price", "--profile", "--save-profile")
+_MACHINES_SECONDS = 300.0  # how long the machines of a cluster may take to join after `ray up`
 _STACK = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow", "numpy")
 
 
@@ -41,6 +43,12 @@ def parser() -> argparse.ArgumentParser:
         help="where results live (default: $STUDY_STORAGE, else results)",
     )
     add("--tracking-uri", metavar="URI", help="MLflow server or store (default: mlflow.db in the results folder)")
+    add(
+        "--cluster",
+        metavar="FILE",
+        help="run on this cluster's head (default: the cluster that was brought up from here)",
+    )
+    add("--local", action="store_true", help="run on this machine although a cluster is up")
     add("--address", help="Ray cluster, HOST:PORT (default: the one that is found, else this machine)")
     add("--seed", type=int, help="of the search and of every training")
     add("--twins", action="store_true", help="train a λ = 0 twin of every front point with λ > 0")
@@ -58,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     spec = load_spec(path, overrides=_overrides(args))
     name = args.name or path.stem
     _check_name(name)
+    if not (args.plan or args.local or args.address) and (file := cluster_file(args.cluster)):
+        from study.cluster.submit import options, submit
+
+        return submit(file, name, path, options(parser(), args))
     storage = Storage.parse(args.storage)
     if args.plan:
         from study.plan import plan_study
@@ -164,16 +176,25 @@ def _write_study(storage: Storage, name: str, spec: StudySpec, identity: dict[st
 def _on_cluster(args: argparse.Namespace, spec: StudySpec, name: str, storage: Storage, *, is_default: bool) -> int:
     from rich.console import Console
 
-    from study.ledger import Ledger, create_store, default_tracking_uri, replay, settle
-
-    tracking_uri = args.tracking_uri or default_tracking_uri(storage.local)
-    create_store(tracking_uri)
-    from study.tuning.session import concurrency, connected, run_trials, storage_url
+    from study.ledger import Ledger, create_store, default_tracking_uri, replay, serve, settle
+    from study.tuning.capacity import Capacity
+    from study.tuning.session import concurrency, connected, head_address, run_trials, storage_url
 
     console = Console(stderr=False)
-    with connected(args.address) as cluster:
+    in_cluster = on_cluster_machine()
+    if not in_cluster:
+        tracking_uri = args.tracking_uri or default_tracking_uri(storage.local)
+        create_store(tracking_uri)
+    with connected(args.address or ("auto" if in_cluster else None)) as cluster:
+        if in_cluster:  # workers on other machines write to the ledger too, and SQLite is for one machine
+            tracking_uri = args.tracking_uri or serve(storage.local, head_address())
+            create_store(tracking_uri)
+            print(f"MLflow   {tracking_uri}", flush=True)
         try:
-            at_once = concurrency(spec.resources, cluster)
+            capacity = Capacity(spec.resources)
+            if in_cluster:
+                capacity.wait(_MACHINES_SECONDS, lambda text: print(text, flush=True))
+            at_once = concurrency(spec.resources, cluster, capacity)
         except InputError:
             if not is_default:
                 raise
@@ -203,11 +224,13 @@ def _on_cluster(args: argparse.Namespace, spec: StudySpec, name: str, storage: S
                 "storage_uri": storage.uri,
                 "tracking_uri": tracking_uri,
                 "cpus": spec.resources.cpus,
+                "gpus": spec.resources.gpus,
                 "tags": tags,
             },
         )
         counts = searcher.counts()
         done = sum(counts.values()) - counts[metrics.RUNNING]
+        cluster = capacity.resources_present()
         cpus = cluster.get("CPU", 0)
         console.print(
             f"study {name} · {_data_name(spec)} ({n_classes} classes) · {spec.budget.trials} trials × "
@@ -260,7 +283,8 @@ def _conclude(args: argparse.Namespace, spec: StudySpec, name: str, storage: Sto
         print("  no trial is complete")
     say = lambda text: print(text, file=sys.stderr)  # noqa: E731
     ui = "make ui" if args.storage == DEFAULT_STORAGE else f"python -m study.ui --storage {storage.local}"
-    say(f"results  {storage.local / name}        MLflow   {args.tracking_uri or ui}")
+    where = "" if on_cluster_machine() else f"        MLflow   {args.tracking_uri or ui}"
+    say(f"results  {storage.local / name}{where}")
     if left:
         say(f"next     {left} trials are left: type the same command to continue")
         return EXIT_INTERRUPTED if counts[metrics.RUNNING] and spec.budget.time is None else 0

@@ -15,7 +15,7 @@ from study.errors import InputError
 #: Where results live unless --storage says otherwise; a cluster's machines have STUDY_STORAGE from the cluster file.
 DEFAULT_STORAGE = os.environ.get("STUDY_STORAGE") or "results"
 
-_NEEDED_BYTES = 64 * 2**20  # a study's books and one small checkpoint; less than this is a full disk
+NEEDED_BYTES = 64 * 2**20  # a study's books and one small checkpoint; less than this is a full disk
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Storage:
                 f"results folder {self.local}: cannot be written ({error.strerror}); choose another with --storage"
             ) from None
         free = shutil.disk_usage(self.local).free
-        if free < _NEEDED_BYTES:
+        if free < NEEDED_BYTES:
             raise InputError(
                 f"results folder {self.local}: only {free / 2**20:.0f} MiB are free and at least "
-                f"{_NEEDED_BYTES / 2**20:.0f} are needed; free some or choose another with --storage"
+                f"{NEEDED_BYTES / 2**20:.0f} are needed; free some or choose another with --storage"
             )
 
     def push(self, file: Path) -> None:

@@ -35,7 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     "study.play": {"study.profile", "study.tuning"},  # the rule of the rungs
     "study.plan": {"study.profile", "study.timing", "study.play", "study.data"},
     "study.tuning": {"study.trial", "study.ledger", "study.storage"},
-    "study.run": {"study.plan", "study.tuning", "study.ledger", "study.data", "study.storage"},
+    "study.cluster": {"study.ledger"},
+    "study.run": {"study.cluster", "study.plan", "study.tuning", "study.ledger", "study.data", "study.storage"},
     "study.ui": {"study.ledger"},
     "analysis": set(),
     "analysis.table": {"study.ledger"},

@@ -8,6 +8,7 @@ from study.ledger.numbers import SupersededError
 from study.ledger.presentation import view_path
 from study.ledger.records import StudyRecord, TrialRecord
 from study.ledger.run import TrialRun
+from study.ledger.server import serve
 from study.ledger.store import create_store, studies
 from study.ledger.study import DataInput, Ledger
 from study.ledger.tracking import default_tracking_uri
@@ -23,6 +24,7 @@ __all__ = [
     "create_store",
     "default_tracking_uri",
     "replay",
+    "serve",
     "settle",
     "studies",
     "view_path",

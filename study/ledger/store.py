@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from study.errors import InputError
+from study.ledger.credentials import offer
 from study.ledger.tracking import first_line, locked, probe, shown, sqlite_path
 
 # A study is nobody's telemetry, and its terminal belongs to its own progress. The client's own retries are short:
@@ -62,6 +63,7 @@ def connect(tracking_uri: str) -> Any:
         raise InputError(f"ledger {path}: there is none; check --storage or --tracking-uri, or start a study first")
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    offer(tracking_uri)
     from mlflow import MlflowClient
 
     for logger in ("mlflow", "alembic"):

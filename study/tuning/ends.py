@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
@@ -21,8 +22,9 @@ class LedgerEnds(tune.Callback):
     all that this session has heard of the trial is told again. What the ledger has already changes nothing.
     """
 
-    def __init__(self, ledger: Ledger, storage: Storage, searcher: StudySearcher) -> None:
+    def __init__(self, ledger: Ledger, storage: Storage, searcher: StudySearcher, lost: Callable[[str], bool]) -> None:
         self._ledger = ledger
+        self._lost = lost  # whether a trial that failed did so with its whole machine: then it goes on elsewhere
         self._storage = storage
         self._searcher = searcher
         self._heard: dict[str, list[dict[str, float]]] = {}
@@ -47,6 +49,8 @@ class LedgerEnds(tune.Callback):
         self._heard.pop(trial.trial_id, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if self._lost(trial.trial_id):
+            return
         error = trial.get_pickled_error() or trial.get_error()
         last = str(error).strip().splitlines()[-1] if error else "its worker process died"
         self._finish(trial, metrics.FAILED, last[:400], {})

@@ -251,6 +251,11 @@ class StudySearcher(Searcher):
             trial.set_user_attr(_MEASURED, measured)
         return measured
 
+    def resume_later(self, trial_id: str) -> None:
+        """Hand out again, in a later :meth:`suggest`, a trial that ended through no fault of its own."""
+        trial = self._live.pop(trial_id)
+        self._interrupted.append(self._study.trials[trial.number])
+
     def _fail(self, trial: optuna.Trial, state: str, reason: str) -> None:
         trial.set_user_attr(_STATE, state)
         trial.set_user_attr(_REASON, reason)

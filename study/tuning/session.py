@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,9 @@ from study.errors import InputError  # noqa: E402
 from study.ledger import Ledger  # noqa: E402
 from study.spec import Resources, StudySpec  # noqa: E402
 from study.storage import Storage  # noqa: E402
+from study.tuning.capacity import Capacity, Following  # noqa: E402
 from study.tuning.ends import LedgerEnds  # noqa: E402
+from study.tuning.faults import Faults, StorageGuard  # noqa: E402
 from study.tuning.progress import StudyProgress  # noqa: E402
 from study.tuning.scheduler import StudyScheduler  # noqa: E402
 from study.tuning.searcher import StudySearcher  # noqa: E402
@@ -76,8 +79,15 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
         ray.shutdown()
 
 
-def concurrency(resources: Resources, cluster: dict[str, float]) -> int:
-    """How many trials fit at once. Raises :class:`InputError` where not even one does."""
+def head_address() -> str:
+    """The private address of the cluster's head, at which its other machines reach it."""
+    return str(ray.get_runtime_context().gcs_address).rpartition(":")[0]
+
+
+def concurrency(resources: Resources, cluster: dict[str, float], capacity: Capacity | None = None) -> int:
+    """How many trials fit at once, now or with what may be rented. Raises :class:`InputError` where none does."""
+    if capacity is not None and max(capacity.now, capacity.most):
+        return max(capacity.now, capacity.most)
     fits = []
     for kind, unit, need in (("CPU", "CPUs", resources.cpus), ("GPU", "GPUs", resources.gpus)):
         have = cluster.get(kind, 0.0)
@@ -115,7 +125,8 @@ def run_trials(
     total = searcher.remaining()
     if total == 0:
         return
-    at_once = min(total, concurrency(spec.resources, cluster))
+    capacity = Capacity(spec.resources)
+    at_once = min(total, max(capacity.most, capacity.now, concurrency(spec.resources, cluster, capacity)))
     # Ray's own session folder holds nothing that outlives the session.
     scratch = storage.local / study / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -127,14 +138,18 @@ def run_trials(
         time_budget=time_budget,
         console=console,
     )
+    faults = Faults(storage.local / study)
+    guard = StorageGuard(storage.local, faults)
+    following = Following(searcher, capacity, faults.lost)
+    start = time.monotonic()
     trainable = tune.with_resources(StudyTrainable, {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus})
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=searcher,
+            search_alg=following,
             scheduler=StudyScheduler(spec, searcher),
             num_samples=total,
-            max_concurrent_trials=at_once,
+            max_concurrent_trials=total,  # Ray's limit is fixed at the start; Following moves with the cluster
             time_budget_s=time_budget,
             reuse_actors=True,
         ),
@@ -142,13 +157,25 @@ def run_trials(
             name="session",
             storage_path=str(scratch),
             failure_config=tune.FailureConfig(max_failures=spec.budget.retries),
-            callbacks=[LedgerEnds(ledger, storage, searcher), progress],
+            stop=guard,
+            callbacks=[faults, LedgerEnds(ledger, storage, searcher, faults.lost), progress],
             verbose=0,
         ),
     )
     with progress:
         tuner.fit()
     shutil.rmtree(scratch, ignore_errors=True)
+    if guard.full:
+        raise InputError(
+            f"results folder {storage.local}: {guard.full}; the study has stopped and every finished epoch is safe: "
+            "free some space and type the same command"
+        )
+    left = None if time_budget is None else time_budget - (time.monotonic() - start)
+    if following.returned and (left is None or left > 0):  # handed back when Ray had stopped asking for more
+        run_trials(
+            *(spec, searcher), storage=storage, study=study, ledger=ledger, cluster=cluster, time_budget=left,
+            console=console,
+        )  # fmt: skip
 
 
 def storage_url(folder: Path) -> str:

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from study import metrics
 from study.config import TrialConfig
 from study.ledger import DataInput, Ledger, SupersededError, TrialBook
 from study.storage import Storage
+from study.tuning.faults import STORAGE_FULL, is_full
 
 _RAY_CHECKPOINT = "progress.json"
 
@@ -43,6 +45,8 @@ class StudyTrainable(tune.Trainable):
         from study.trial import Trial  # here, so that the driver does not import torch to name this class
 
         torch.set_num_threads(max(1, int(config["cpus"])))
+        if 0 < config["gpus"] < 1 and torch.cuda.is_available():  # a neighbour's memory is not this trial's to take
+            torch.cuda.set_per_process_memory_fraction(config["gpus"])
         self._trial_config = TrialConfig.from_dict(config["trial"])
         storage = Storage(Path(config["storage"]), config["storage_uri"])
         folder = trial_folder(storage, config["study"], config["number"])
@@ -53,12 +57,21 @@ class StudyTrainable(tune.Trainable):
             trial=config["number"],
             seed=self._trial_config.seed,
             params=self._trial_config.to_dict(),
-            tags=config["tags"],
+            tags={**config["tags"], metrics.TAG_HOST: ray.util.get_node_ip_address()},
             inputs=[DataInput(**values) for values in self.trial.inputs()],
         )
         self.book.report(self.trial.history)
 
     def step(self) -> dict[str, Any]:
+        try:
+            return self._step()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self._opened = False  # what could not be saved is trained again, from the checkpoint
+            return {"epoch": 0, "state": metrics.RUNNING, "reason": "", "report": {}, STORAGE_FULL: True}
+
+    def _step(self) -> dict[str, Any]:
         past: list[tuple[int, dict[str, float]]] = []
         if not self._opened:
             self._open(self._settings)

@@ -1,0 +1,21 @@
+"""``python -m study.cluster.password``: what the page of a cluster's ledger asks for."""
+
+from __future__ import annotations
+
+import sys
+
+from study.errors import InputError, run_command
+from study.ledger.credentials import USER, derived
+
+
+def main(argv: object = None) -> int:
+    """Print user and password, on a machine that holds the cluster's token: where `ray up` was typed, or the head."""
+    password = derived("tracking")
+    if password is None:
+        raise InputError("no token of a cluster (~/.ray/auth_token) is here; type this where `ray up` was typed")
+    print(f"user {USER}   password {password}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

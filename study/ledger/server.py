@@ -1,0 +1,94 @@
+"""The tracking server of a cluster: on the head's private address, behind a password, for as long as the head lives."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from study import metrics
+from study.errors import InputError
+from study.ledger.credentials import USER, derived
+from study.ledger.store import create_store
+from study.ledger.tracking import default_tracking_uri, locked, probe
+
+PORT = 5000
+_START_SECONDS = 120.0
+_INI = """\
+[mlflow]
+default_permission = NO_PERMISSIONS
+database_uri = sqlite:///{folder}/users.db
+admin_username = {user}
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+grant_default_workspace_access = false
+auth_cache_ttl_seconds = 60
+"""
+
+
+def serve(storage: Path, host: str) -> str:
+    """The URI of the server at ``host`` over the ledger in ``storage``; started where none answers.
+
+    It listens on ``host`` alone, a private address, and takes only what shows the password that the cluster's token
+    stands for. It is a process of its own that outlives this one. Raises :class:`InputError` where there is no token,
+    or the server does not come up.
+    """
+    uri = f"http://{host}:{PORT}"
+    folder = Path.home() / ".study" / "tracking"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with locked(folder / "lock"):  # two studies may start at once
+        if _answers(uri):
+            return uri
+        password = derived("tracking")
+        if password is None:
+            raise InputError(
+                "tracking server: this cluster's machine has no token (~/.ray/auth_token); make one with "
+                "`ray get-auth-token --generate` and bring the cluster up again, or name a server with --tracking-uri"
+            )
+        create_store(default_tracking_uri(storage))
+        _start(storage, host, folder, password)
+        deadline = time.monotonic() + _START_SECONDS
+        while not _answers(uri):
+            if time.monotonic() > deadline:
+                raise InputError(f"tracking server {uri}: it does not come up; its log is {folder / 'log'}")
+            time.sleep(0.5)
+    return uri
+
+
+def _answers(uri: str) -> bool:
+    try:
+        probe(uri)
+    except InputError:
+        return False
+    return True
+
+
+def _start(storage: Path, host: str, folder: Path, password: str) -> None:
+    (folder / "users.db").unlink(missing_ok=True)  # it holds the password's hash of whichever token was before
+    ini = folder / "auth.ini"
+    ini.write_text(_INI.format(folder=folder, user=USER))
+    environment = {
+        **os.environ,
+        "MLFLOW_AUTH_CONFIG_PATH": str(ini),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    with (folder / "log").open("ab") as log:
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--workers", "1"),
+                *("--host", host, "--port", str(PORT)),
+                *("--backend-store-uri", f"sqlite:///{storage / metrics.LEDGER_FILE}"),
+                *("--artifacts-destination", (storage / "artifacts").as_uri()),
+            ],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )

@@ -1,0 +1,138 @@
+"""What goes wrong around trials: lost machines are forgiven, a storage that fills up ends the session in time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import RayActorError, RayTaskError
+
+from study.storage import NEEDED_BYTES
+
+EVENTS_FILE = "events.jsonl"  # in a study's folder: what happened to its trials, one line each
+LOST, WORKER, ERROR, FULL = "machine lost", "worker died", "error", "storage full"
+STORAGE_FULL = "storage_full"  # in a result: the trial could not save its epoch
+_CHECK_SECONDS = 5.0
+_PROBE_SECONDS = 2.0
+
+
+def is_full(error: OSError) -> bool:
+    """No space, or the user's quota of it is spent."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def machine_is_gone(error: BaseException | None) -> bool:
+    """Whether a worker ended because its whole machine did: taken back, switched off, cut off.
+
+    Ray itself knows that a minute later at worst; until then the machine's raylet is asked, which a dead machine does
+    not answer. A worker that died on a machine that lives (out of memory, a crash) is the trial's own failure.
+    """
+    if isinstance(error, RayTaskError):
+        error = error.as_instanceof_cause()
+    if not isinstance(error, RayActorError):
+        return False
+    if error.preempted or "node has died" in str(error) or "node died" in str(error):
+        return True
+    node = _node_of(getattr(error, "actor_id", None))
+    if node is None:
+        return False
+    if not node["Alive"]:
+        return True
+    try:
+        address = node["NodeManagerAddress"], node["NodeManagerPort"]
+        socket.create_connection(address, timeout=_PROBE_SECONDS).close()
+    except OSError:
+        return True
+    return False
+
+
+def _node_of(actor_id: Any) -> dict[str, Any] | None:
+    if not actor_id:
+        return None
+    actor = ray._private.state.actors(actor_id=actor_id)  # there is no public way that needs no dashboard
+    id_ = (actor.get("Address") or {}).get("NodeID") if actor else None
+    return next((node for node in ray.nodes() if node["NodeID"] == id_), None)
+
+
+class Faults(tune.Callback):
+    """Decides which failures count against a trial's retries, and notes all of them in the study's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / EVENTS_FILE
+        self._trials: dict[str, Any] = {}
+        self._judged: dict[tuple[str, int], bool] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles its callbacks with its snapshot, which a study does not continue from."""
+        return {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if len(self._trials) != len(trials):
+            self._trials = {trial.trial_id: trial for trial in trials}
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A lost machine is no failure of the trial: it gets the retry back."""
+        if self.lost(trial.trial_id):
+            trial.max_failures += 1
+
+    def lost(self, trial_id: str) -> bool:
+        """Whether the trial's latest failure was its machine's; judged and noted once per failure."""
+        trial = self._trials.get(trial_id)
+        if trial is None:
+            return False
+        key = trial_id, trial.num_failures
+        if key not in self._judged:
+            error = trial.get_pickled_error()
+            self._judged[key] = machine_is_gone(error)
+            kind = LOST if self._judged[key] else WORKER if isinstance(error, RayActorError) else ERROR
+            self.note(kind, trial.config["number"], error)
+        return self._judged[key]
+
+    def note(self, kind: str, trial: int | None = None, error: BaseException | None = None) -> None:
+        text = str(error).strip().splitlines()[-1][:200] if error else ""
+        line = {"time": time.time(), "event": kind, "trial": trial, "text": text}
+        with contextlib.suppress(OSError), self._file.open("a") as out:  # a full storage is what it may be about
+            out.write(json.dumps(line) + "\n")
+
+
+class StorageGuard(tune.Stopper):
+    """Ends the session while there still is room for its books, instead of failing trial after trial.
+
+    ``full`` says afterwards what was found, or is empty.
+    """
+
+    def __init__(self, folder: Path, faults: Faults) -> None:
+        self.full = ""
+        self._folder = folder
+        self._faults = faults
+        self._checked = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"full": "", "_folder": self._folder, "_faults": None, "_checked": 0.0}
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        if result.get(STORAGE_FULL):
+            self._found("a trial could not save its checkpoint")
+        return False
+
+    def stop_all(self) -> bool:
+        if not self.full and time.monotonic() - self._checked >= _CHECK_SECONDS:
+            self._checked = time.monotonic()
+            with contextlib.suppress(OSError):
+                free = shutil.disk_usage(self._folder).free
+                if free < NEEDED_BYTES:
+                    self._found(f"{free / 2**20:.0f} MiB are free and {NEEDED_BYTES / 2**20:.0f} are needed")
+        return bool(self.full)
+
+    def _found(self, what: str) -> None:
+        if not self.full:
+            self.full = what
+            self._faults.note(FULL)
