@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import subprocess
@@ -18,6 +17,7 @@ from study.cluster.place import cluster_file, on_cluster_machine
 from study.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, run_command
 from study.spec import StudySpec, load_spec, parse_duration
 from study.storage import DEFAULT_STORAGE, Storage
+from study.studyfile import check_same_study, write_study
 
 DEFAULT_SPEC = "search_spaces/cifar100.yaml"
 _PLAN_OPTIONS = ("--at-once", "--price", "--profile", "--save-profile")
@@ -51,6 +51,14 @@ def parser() -> argparse.ArgumentParser:
     add("--local", action="store_true", help="run on this machine although a cluster is up")
     add("--address", help="Ray cluster, HOST:PORT (default: the one that is found, else this machine)")
     add("--seed", type=int, help="of the search and of every training")
+    add(
+        "--warm-start",
+        action="append",
+        metavar="STUDY",
+        help="learn from an earlier study (repeatable)",
+    )
+    add("--fork", metavar="NEW", help="run under this name, with the study --name as warm start")
+    add("--replicates", type=int, default=0, metavar="N", help="repeat N trainings near the front with other seeds")
     add("--twins", action="store_true", help="train a λ = 0 twin of every front point with λ > 0")
     add("--plan", action="store_true", help="print what the study will cost, with the spread, and stop")
     add("--at-once", type=int, metavar="N", help="plan: trials that the cluster runs at once (default: this machine's)")
@@ -65,7 +73,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = Path(args.spec or DEFAULT_SPEC)
     spec = load_spec(path, overrides=_overrides(args))
     name = args.name or path.stem
-    _check_name(name)
+    for given in (name, args.fork, *(args.warm_start or ())):
+        _check_name(given or name)
+    _check_replicates(args, spec)
+    earlier = list(args.warm_start or ())
+    if args.fork:
+        earlier, name = [*earlier, name], args.fork
+    if name in earlier:
+        raise InputError(f"--fork {name}: a study cannot begin from itself; choose another name")
     if not (args.plan or args.local or args.address) and (file := cluster_file(args.cluster)):
         from study.cluster.submit import options, submit
 
@@ -89,10 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.address:
         _probe_address(args.address)
     if spec.resources.gpus > 0:  # a cluster without GPUs is refused before a large data set is fetched
-        return _on_cluster(args, spec, name, storage, is_default=args.spec is None)
+        return _on_cluster(args, spec, name, storage, earlier, is_default=args.spec is None)
     identity, fingerprint, _ = _open_data(spec)
-    _check_same_study(storage, name, identity, fingerprint)
-    return _on_cluster(args, spec, name, storage, is_default=False)
+    check_same_study(storage, name, identity, fingerprint)
+    return _on_cluster(args, spec, name, storage, earlier, is_default=False)
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
@@ -106,6 +121,13 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 def _check_name(name: str) -> None:
     if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
         raise InputError(f"--name {name!r}: use letters, digits, '-', '_' and '.', not starting with '.'")
+
+
+def _check_replicates(args: argparse.Namespace, spec: StudySpec) -> None:
+    if args.replicates < 0:
+        raise InputError(f"--replicates {args.replicates}: a number of trainings, 0 or more")
+    if args.replicates and "seed" in spec.space:
+        raise InputError("--replicates: this study searches the seed itself; leave 'seed' out of its space")
 
 
 def _probe_address(address: str) -> None:
@@ -123,62 +145,15 @@ def _open_data(spec: StudySpec) -> tuple[dict[str, Any], str, int]:
     return identity, spec.fingerprint(dataset.fingerprint), dataset.n_classes
 
 
-def _check_same_study(storage: Storage, name: str, identity: dict[str, Any], fingerprint: str) -> None:
-    """Raises :class:`InputError` where the name belongs to a study with another fingerprint."""
-    file = storage.local / name / metrics.STUDY_FILE
-    storage.pull(file)
-    if not file.exists():
-        return
-    try:
-        stored = json.loads(file.read_text())
-        theirs, their_fingerprint = stored["identity"], stored["fingerprint"]
-    except (ValueError, KeyError, OSError) as error:
-        raise InputError(f"{file}: cannot be read ({error!r}); restore it or choose another --name") from None
-    if their_fingerprint == fingerprint:
-        return
-    mine, old = _flat(identity), _flat(theirs)
-    keys = sorted(k for k in mine.keys() | old.keys() if mine.get(k) != old.get(k))
-    shown = "; ".join(f"{k}: {_short(old.get(k))} there, {_short(mine.get(k))} now" for k in keys[:4])
-    more = f"; and {len(keys) - 4} more" if len(keys) > 4 else ""
-    raise InputError(
-        f"study {name!r} exists in {storage.local} with another specification ({shown}{more}); choose another --name"
-    )
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 24 else text[:20] + "…" + text[-1]
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{prefix}.{name}".strip(".")).items()}
-
-
-def _write_study(storage: Storage, name: str, spec: StudySpec, identity: dict[str, Any], fingerprint: str) -> None:
-    """Atomically: a killed command leaves the old file or the new one."""
-    file = storage.local / name / metrics.STUDY_FILE
-    file.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "name": name,
-        "fingerprint": fingerprint,
-        "identity": identity,
-        "spec": spec.model_dump(mode="json", by_alias=True),
-        "command": [os.path.basename(sys.executable), "-m", "study.run", *sys.argv[1:]],
-    }
-    part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(part, file)
-    storage.push(file)
-
-
-def _on_cluster(args: argparse.Namespace, spec: StudySpec, name: str, storage: Storage, *, is_default: bool) -> int:
+def _on_cluster(
+    args: argparse.Namespace, spec: StudySpec, name: str, storage: Storage, earlier: list[str], *, is_default: bool
+) -> int:
     from rich.console import Console
 
     from study.ledger import Ledger, create_store, default_tracking_uri, replay, serve, settle
     from study.tuning.capacity import Capacity
     from study.tuning.session import concurrency, connected, head_address, run_trials, storage_url
+    from study.warmstart import warm_start
 
     console = Console(stderr=False)
     in_cluster = on_cluster_machine()
@@ -200,8 +175,8 @@ def _on_cluster(args: argparse.Namespace, spec: StudySpec, name: str, storage: S
                 raise
             return _refuse_without_gpu(spec)
         identity, fingerprint, n_classes = _open_data(spec)
-        _check_same_study(storage, name, identity, fingerprint)
-        _write_study(storage, name, spec, identity, fingerprint)
+        check_same_study(storage, name, identity, fingerprint)
+        write_study(storage, name, spec, identity, fingerprint)
 
         from study.tuning.searcher import StudySearcher
 
@@ -228,6 +203,10 @@ def _on_cluster(args: argparse.Namespace, spec: StudySpec, name: str, storage: S
                 "tags": tags,
             },
         )
+        for study in earlier:
+            start = warm_start(spec, identity, storage, Ledger(tracking_uri, study), checkpoints=args.fork is not None)
+            searcher.begin_from(study, start.results, start.points, storage)
+            console.print(start.said, highlight=False, soft_wrap=True)
         counts = searcher.counts()
         done = sum(counts.values()) - counts[metrics.RUNNING]
         cluster = capacity.resources_present()
@@ -256,6 +235,9 @@ def _on_cluster(args: argparse.Namespace, spec: StudySpec, name: str, storage: S
         run_trials(spec, searcher, **session)
         left = searcher.remaining()
         if args.twins and left == 0 and searcher.enqueue_twins():
+            run_trials(spec, searcher, **session)
+            left = searcher.remaining()
+        while left == 0 and searcher.enqueue_replicates(args.replicates, at_once):
             run_trials(spec, searcher, **session)
             left = searcher.remaining()
         untold = settle(ledger, storage.local / name / "trials", complete=left == 0)

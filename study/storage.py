@@ -86,3 +86,8 @@ class Storage:
                 part = file.with_name(file.name + ".part")
                 fs.copy_files(path, str(part), source_filesystem=source, destination_filesystem=fs.LocalFileSystem())
                 os.replace(part, file)
+
+
+def trial_folder(storage: Storage, study: str, number: int) -> Path:
+    """Where trial ``number`` keeps its checkpoint and, at the end, its network."""
+    return storage.local / study / "trials" / f"{number:04d}"

@@ -234,6 +234,8 @@ class Trial:
         checkpoint = load_checkpoint(self._checkpoint)
         stored = TrialConfig.from_dict(checkpoint.header["config"])
         mine, theirs = self._comparable(self.config), self._comparable(stored)
+        if stored.epochs > self.config.epochs:
+            mine["epochs"], theirs["epochs"] = self.config.epochs, stored.epochs
         if mine != theirs or checkpoint.header["data_fingerprint"] != self.dataset.fingerprint:
             keys = [k for k in mine if mine[k] != theirs.get(k)] or ["data content"]
             raise InputError(
@@ -245,6 +247,11 @@ class Trial:
 
     @staticmethod
     def _comparable(config: TrialConfig) -> dict[str, Any]:
-        """The same data may lie in another folder on another machine; its content is compared by itself."""
+        """The same data may lie in another folder on another machine; its content is compared by itself.
+
+        A constant learning rate does not know the horizon: such a training may be continued to a later one.
+        """
         values = config.to_dict()
+        if config.schedule == "constant":
+            del values["epochs"], values["rungs"]
         return {**values, "data": {**values["data"], "source": ""}}

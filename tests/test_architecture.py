@@ -36,7 +36,12 @@ ALLOWED: dict[str, set[str]] = {
     "study.plan": {"study.profile", "study.timing", "study.play", "study.data"},
     "study.tuning": {"study.trial", "study.ledger", "study.storage"},
     "study.cluster": {"study.ledger"},
-    "study.run": {"study.cluster", "study.plan", "study.tuning", "study.ledger", "study.data", "study.storage"},
+    "study.studyfile": {"study.storage"},
+    "study.warmstart": {"study.ledger", "study.storage", "study.studyfile"},
+    "study.run": {
+        "study.cluster", "study.studyfile", "study.warmstart", "study.plan", "study.tuning", "study.ledger",
+        "study.data", "study.storage",
+    },
     "study.ui": {"study.ledger"},
     "analysis": set(),
     "analysis.table": {"study.ledger"},
@@ -72,7 +77,13 @@ ALLOWED: dict[str, set[str]] = {
 #: Outside world -> the files that may import it.
 DOORS: dict[str, tuple[str, ...]] = {
     "ray": ("study/tuning/", "study/run.py"),
-    "optuna": ("study/tuning/searcher.py", "study/tuning/proposer.py", "analysis/importance.py"),
+    "optuna": (
+        "study/tuning/searcher.py",
+        "study/tuning/proposer.py",
+        "study/tuning/stored.py",
+        "study/tuning/queueing.py",
+        "analysis/importance.py",
+    ),
     "mlflow": ("study/ledger/", "analysis/export/register.py"),
 }
 #: Imported before a command's arguments are known to be good: nothing heavy at the top.

@@ -10,9 +10,8 @@ from ray import tune
 from study import metrics
 from study.config import TrialConfig
 from study.ledger import Ledger, TrialBook
-from study.storage import Storage
+from study.storage import Storage, trial_folder
 from study.tuning.searcher import StudySearcher
-from study.tuning.trainable import trial_folder
 
 
 class LedgerEnds(tune.Callback):

@@ -44,7 +44,10 @@ class StudyScheduler(FIFOScheduler):
         """CONTINUE, or STOP for a trial that is not among the best of its rung."""
         number = trial.config["number"]
         for epoch, report in result.get(metrics.PAST_RUNGS, ()):
-            values = self._spec.target_values(report)
+            try:
+                values = self._spec.target_values(report)
+            except KeyError:
+                continue  # it was no rung when the trial passed it
             self._searcher.note_rung(trial.trial_id, epoch, values)
             if trial.config["compared"]:
                 self._rungs.record(number, epoch, values)

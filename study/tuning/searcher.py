@@ -15,24 +15,34 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import moocore
+import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from study import metrics
-from study.space import Point, complete
+from study.space import Point
 from study.spec import StudySpec
+from study.storage import Storage
 from study.tuning.proposer import Known, Learning, Proposer, decode, distributions, encode, suggest_point
+from study.tuning.queueing import queue_replicates, queue_twins, take_over
+from study.tuning.stored import (
+    MEASURED,
+    REASON,
+    REPLICATE_OF,
+    RUNGS,
+    SEED,
+    STATE,
+    STOPPED_AFTER,
+    TWIN_OF,
+    WARM,
+    known_of,
+    open_study,
+    results,
+    searched,
+)
 
-IN_MEMORY = "memory://"  # a storage that ends with the process
-_TWIN_OF = "twin_of"
-_REPLICATE_OF = "replicate_of"
-_SEED = "seed"
-_REASON = "reason"
-_STATE = "state"
-_RUNGS = "rungs"
-_STOPPED_AFTER = "stopped_after_epochs"
-_MEASURED = "measured"
 _REPORT = "report/"
 
 
@@ -63,19 +73,19 @@ class StudySearcher(Searcher):
         self.spec = spec
         self._settings = dict(settings)
         directions = [m.direction for m in spec.targets]
-        storage = optuna.storages.InMemoryStorage() if storage_url == IN_MEMORY else _database(storage_url)
-        self._study = optuna.create_study(storage=storage, study_name=study, directions=directions, load_if_exists=True)
+        self._study = open_study(storage_url, study, directions)
         # Proposals are made by the proposer; this one completes points that a kill left half decided.
         self._study.sampler = optuna.samplers.RandomSampler(seed=spec.seed)
         self._live: dict[str, optuna.Trial] = {}  # Ray's trial id -> Optuna's trial
         self._stopped: dict[str, int] = {}  # Ray's trial id -> after how many epochs
         trials = self._study.get_trials(deepcopy=False)
-        self._known = {t.number: _known(spec, t) for t in trials if _searched(t)}
-        self._known |= {-1 - i: known for i, known in enumerate(self._warm())}
+        self._known = {t.number: known_of(spec, t) for t in trials}
+        self._asked = {t.number for t in trials if searched(t) and t.state != TrialState.WAITING}
+        self._take_warm()
         self._proposer = Proposer(spec, self._known, learning=learning)
         self._interrupted = [t for t in trials if t.state == TrialState.RUNNING]
         self.resumed = len(self._interrupted)
-        self._past = [(t.number, t.user_attrs.get(_RUNGS, {})) for t in trials if _searched(t)]
+        self._past = [(t.number, t.user_attrs.get(RUNGS, {})) for t in trials if searched(t)]
         for point in spec.first_points()[: spec.budget.trials]:
             self._study.enqueue_trial(encode(spec, point), skip_if_exists=True)
         self._baselines = [p for p in spec.first_points() if p.get("reg_weight", spec.fixed.get("reg_weight", 0)) == 0]
@@ -96,8 +106,8 @@ class StudySearcher(Searcher):
     def remaining(self) -> int:
         """Trials still to run, interrupted ones, twins and replicates included."""
         trials = self._study.get_trials(deepcopy=False)
-        over = [t for t in trials if t.state.is_finished() and _searched(t)]
-        others = [t for t in trials if not t.state.is_finished() and not _searched(t)]
+        over = [t for t in trials if t.state.is_finished() and searched(t)]
+        others = [t for t in trials if not t.state.is_finished() and not searched(t)]
         return max(0, self.spec.budget.trials - len(over)) + len(others)
 
     def counts(self) -> dict[str, int]:
@@ -115,8 +125,21 @@ class StudySearcher(Searcher):
         return counts
 
     def front(self) -> list[tuple[int, Point, list[float]]]:
-        """Number, point and target values of the non-dominated complete trials that keep every constraint."""
-        return [(t.number, decode(self.spec, t.params), list(t.values)) for t in self._study.best_trials]
+        """Number, point and target values of the non-dominated complete trials that keep every constraint.
+
+        Replicates of a point count as one, with the mean of their values.
+        """
+        groups = results(self._study)
+        if not groups:
+            return []
+        means = [np.mean([t.values for t in group], axis=0) for group in groups]
+        signs = [1 if m.direction == "maximize" else -1 for m in self.spec.targets]
+        ranks = moocore.pareto_rank(np.array(means) * signs, maximise=True)
+        return [
+            (group[0].number, decode(self.spec, group[0].params), [float(v) for v in mean])
+            for group, mean, rank in zip(groups, means, ranks, strict=True)
+            if rank == ranks.min()
+        ]
 
     def past_rungs(self) -> Iterator[tuple[int, int, list[float]]]:
         """Number, epoch and target values of all that earlier sessions saw at rungs."""
@@ -133,7 +156,7 @@ class StudySearcher(Searcher):
             point = suggest_point(self.spec, trial)
         else:
             waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-            if waiting and (self._allowed() or any(not _searched(t) for t in waiting)):
+            if waiting and (self._allowed() or any(not searched(t) for t in waiting)):
                 trial = self._study.ask()
                 point = suggest_point(self.spec, trial)
             elif waiting or not self._allowed():
@@ -145,12 +168,13 @@ class StudySearcher(Searcher):
                 point, notes = proposed
                 trial = self._begin(point, notes)
         self._live[trial_id] = trial
-        if _searched(trial):
-            self._known.setdefault(trial.number, Known(point, origin=dict(notes)))
+        if searched(trial):
+            self._asked.add(trial.number)
+        self._known.setdefault(trial.number, Known(point, origin=dict(notes)))
         return self._config(trial, point)
 
     def _allowed(self) -> bool:
-        return sum(number >= 0 for number in self._known) < self.spec.budget.trials
+        return len(self._asked) < self.spec.budget.trials
 
     def _begin(self, point: Point, notes: Mapping[str, object]) -> optuna.Trial:
         """Into the storage in one write: a kill leaves the whole trial or none."""
@@ -168,18 +192,18 @@ class StudySearcher(Searcher):
     def _config(self, trial: optuna.Trial, point: Point) -> dict[str, Any]:
         attributes = trial.user_attrs
         tags = dict(self._settings["tags"])
-        for name, tag in ((_TWIN_OF, metrics.TAG_TWIN_OF), (_REPLICATE_OF, metrics.TAG_REPLICATE_OF)):
+        for name, tag in ((TWIN_OF, metrics.TAG_TWIN_OF), (REPLICATE_OF, metrics.TAG_REPLICATE_OF)):
             if name in attributes:
                 tags[tag] = str(attributes[name])
         config = self.spec.trial_config(point).to_dict()
-        searched = _searched(trial)
+        of_search = searched(trial)
         return {
             **self._settings,
             "number": trial.number,
-            "trial": {**config, "seed": attributes.get(_SEED, config["seed"])},
+            "trial": {**config, "seed": attributes.get(SEED, config["seed"])},
             "tags": tags,
-            "compared": searched,  # stands at the rungs with the others
-            "kept": not searched or self._is_baseline(point),  # is trained to the end
+            "compared": of_search,  # stands at the rungs with the others
+            "kept": not of_search or self._is_baseline(point),  # is trained to the end
         }
 
     def _is_baseline(self, point: Point) -> bool:
@@ -210,9 +234,9 @@ class StudySearcher(Searcher):
         known = self._known.get(trial.number)
         epoch = self._stopped.pop(trial_id, None)
         result = result or {}
-        state = result.get(_STATE)
+        state = result.get(STATE)
         if known is not None and known.curve:
-            trial.set_user_attr(_RUNGS, {str(e): v for e, v in sorted(known.curve.items())})
+            trial.set_user_attr(RUNGS, {str(e): v for e, v in sorted(known.curve.items())})
         if error:
             self._fail(trial, metrics.FAILED, "crashed more often than it may be retried")
         elif state == metrics.DIVERGED:
@@ -220,8 +244,8 @@ class StudySearcher(Searcher):
         elif state == metrics.COMPLETE:
             self._complete(trial, known, report_of(result))
         elif epoch is not None:
-            trial.set_user_attr(_STATE, metrics.STOPPED)
-            trial.set_user_attr(_STOPPED_AFTER, epoch)
+            trial.set_user_attr(STATE, metrics.STOPPED)
+            trial.set_user_attr(STOPPED_AFTER, epoch)
             if known is not None:
                 known.measured = self._measure(trial, report_of(result))
             self._study.tell(trial, state=TrialState.PRUNED)
@@ -248,7 +272,7 @@ class StudySearcher(Searcher):
         names = {name: metrics.OBJECTIVES[name].ledger_name for name in self.spec.constraints}
         measured = {name: report[key] for name, key in names.items() if math.isfinite(report.get(key, math.nan))}
         if measured:
-            trial.set_user_attr(_MEASURED, measured)
+            trial.set_user_attr(MEASURED, measured)
         return measured
 
     def resume_later(self, trial_id: str) -> None:
@@ -257,77 +281,38 @@ class StudySearcher(Searcher):
         self._interrupted.append(self._study.trials[trial.number])
 
     def _fail(self, trial: optuna.Trial, state: str, reason: str) -> None:
-        trial.set_user_attr(_STATE, state)
-        trial.set_user_attr(_REASON, reason)
+        trial.set_user_attr(STATE, state)
+        trial.set_user_attr(REASON, reason)
         self._study.tell(trial, state=TrialState.FAIL)
         known = self._known.get(trial.number)
         if known is not None:
             known.curve.clear()
 
-    def _warm(self) -> Iterator[Known]:
-        for entry in self._study.user_attrs.get(_WARM, []):
-            yield Known(decode(self.spec, encode(self.spec, entry["point"])), {entry["epochs"]: entry["values"]}, True)
+    def begin_from(
+        self,
+        source: str,
+        results: Sequence[tuple[Point, list[float]]],
+        points: Sequence[tuple[Point, Path | None]],
+        storage: Storage,
+    ) -> None:
+        """Take over what an earlier study found, see :func:`study.tuning.queueing.take_over`."""
+        take_over(self._study, self.spec, source, results, points, storage)
+        self._take_warm()
 
     def enqueue_twins(self) -> int:
-        """Queue, for every front point with lambda > 0, the same point with lambda = 0; how many are new.
+        return queue_twins(self._study, self.spec, self.front())
 
-        All trials of a study share their seed unless it is searched, so the pair differs in lambda alone.
-        """
-        zero = self.spec.space.get("reg_weight")
-        if zero is None or not zero.contains(0.0):
-            return 0
-        # A stopped trial is no twin: it has no final scores to be paired with.
-        trials = self._study.get_trials(deepcopy=False)
-        known = [
-            decode(self.spec, _all_params(t))
-            for t in trials
-            if t.state not in (TrialState.FAIL, TrialState.PRUNED) and _REPLICATE_OF not in t.user_attrs
-        ]
-        queued = 0
-        for number, point, _ in self.front():
-            if point.get("reg_weight", 0) == 0:
-                continue
-            twin = complete(self.spec.space, {**point, "reg_weight": 0.0})
-            if twin not in known:
-                known.append(twin)
-                self._study.enqueue_trial(encode(self.spec, twin), user_attrs={_TWIN_OF: number})
-                queued += 1
-        return queued
+    def enqueue_replicates(self, wanted: int, at_once: int) -> int:
+        return queue_replicates(self._study, self.spec, wanted, at_once)
 
-
-_WARM = "warm_start"
-
-
-def _database(url: str) -> optuna.storages.RDBStorage:
-    return optuna.storages.RDBStorage(url, skip_compatibility_check=False)
-
-
-def _searched(trial: FrozenTrial | optuna.Trial) -> bool:
-    """Whether a trial is one of the search's own: no twin, no replicate."""
-    return _TWIN_OF not in trial.user_attrs and _REPLICATE_OF not in trial.user_attrs
-
-
-def _known(spec: StudySpec, trial: FrozenTrial) -> Known:
-    """What the storage has of a trial."""
-    known = Known(
-        decode(spec, _all_params(trial)),
-        {int(epoch): list(values) for epoch, values in trial.user_attrs.get(_RUNGS, {}).items()},
-        trial.state.is_finished(),
-        dict(trial.user_attrs.get(_MEASURED, {})),
-        {k: v for k, v in trial.system_attrs.items() if k != "fixed_params" and not k.startswith("constraints")},
-    )
-    if trial.state == TrialState.COMPLETE:
-        known.curve[spec.fidelity.max_epochs] = list(trial.values)
-    elif trial.state == TrialState.FAIL:
-        known.curve.clear()
-    return known
+    def _take_warm(self) -> None:
+        """Other studies' results stand under negative numbers."""
+        found = [entry for _, entries in sorted(self._study.user_attrs.get(WARM, {}).items()) for entry in entries]
+        for i, entry in enumerate(found):
+            curve = {self.spec.fidelity.max_epochs: entry["values"]}
+            self._known[-1 - i] = Known(decode(self.spec, entry["params"]), curve, over=True)
 
 
 def report_of(result: Mapping[str, Any]) -> dict[str, float]:
     """The trial's report out of Ray's result, whose nested keys Ray joins with slashes."""
     return {key.removeprefix(_REPORT): value for key, value in result.items() if key.startswith(_REPORT)}
-
-
-def _all_params(trial: FrozenTrial) -> Mapping[str, Any]:
-    """A waiting trial's parameters are still in its fixed ones."""
-    return trial.params or trial.system_attrs.get("fixed_params", {})

@@ -12,15 +12,10 @@ from ray import tune
 from study import metrics
 from study.config import TrialConfig
 from study.ledger import DataInput, Ledger, SupersededError, TrialBook
-from study.storage import Storage
+from study.storage import Storage, trial_folder
 from study.tuning.faults import STORAGE_FULL, is_full
 
 _RAY_CHECKPOINT = "progress.json"
-
-
-def trial_folder(storage: Storage, study: str, number: int) -> Path:
-    """Where trial ``number`` keeps its checkpoint and, at the end, its network."""
-    return storage.local / study / "trials" / f"{number:04d}"
 
 
 class StudyTrainable(tune.Trainable):

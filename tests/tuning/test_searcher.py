@@ -11,7 +11,9 @@ import pytest
 from ray.tune.search import Searcher
 
 from study import metrics
+from study.space import Point
 from study.spec import StudySpec
+from study.storage import Storage
 from study.tuning.forecast import forecast
 from study.tuning.proposer import decode, encode
 from study.tuning.scheduler import StudyScheduler
@@ -289,3 +291,48 @@ def test_forecasts_follow_those_who_passed_both_rungs() -> None:
     assert values[21] is not None and values[21][0] == pytest.approx(90, abs=3)
     assert values[22:] == [None, None]
     assert forecast([{1: [3.0]}], 9) == [[3.0]]
+
+
+@pytest.mark.slow
+def test_replicates_repeat_points_near_the_front_with_other_seeds(tmp_path: Path) -> None:
+    spec = make_spec(budget={"trials": 4})
+    searcher = searcher_at(tmp_path, spec)
+    scores = [(50.0, 3.0), (49.8, 3.1), (5.0, 0.1), (6.0, 0.2)]
+    configs = []
+    for i in range(4):
+        configs.append(searcher.suggest(f"ray-{i}"))
+        searcher.on_trial_complete(f"ray-{i}", final(*scores[i]))
+    assert searcher.enqueue_replicates(3, 2) == 2 and searcher.remaining() == 2
+    repeated = []
+    for name in ("r-0", "r-1"):
+        config = searcher.suggest(name)
+        of = int(config["tags"][metrics.TAG_REPLICATE_OF])
+        repeated.append(of)
+        assert config["trial"] == {**configs[of]["trial"], "seed": config["trial"]["seed"]}
+        assert config["trial"]["seed"] > spec.seed and config["kept"] and not config["compared"]
+        searcher.on_trial_complete(name, final(40.0, 3.0))
+    assert set(repeated) <= {0, 1}
+    again = searcher_at(tmp_path, spec)
+    assert again.enqueue_replicates(3, 2) == 1 and again.enqueue_replicates(3, 2) == 0
+    front = {number: values for number, _, values in again.front()}
+    first = repeated[0]
+    expected = 45.0 if repeated.count(first) == 1 else (scores[first][0] + 80) / 3
+    assert front.get(first, [expected])[0] == pytest.approx(expected, abs=0.2)  # the mean stands for the point
+
+
+@pytest.mark.slow
+def test_results_of_an_earlier_study_are_learned_from_and_not_run_again(tmp_path: Path) -> None:
+    space = {"network": {"choice": ["tiny", "small"]}, "batch_size": {"choice": [16, 32]}}
+    spec = make_spec(space=space, fixed={"lr": 0.1}, budget={"trials": 9}, sampler="random")
+    searcher = searcher_at(tmp_path, spec)
+    done: list[tuple[Point, list[float]]] = [({"network": "tiny", "batch_size": 16}, [50.0, 2.0])]
+    wanted: list[tuple[Point, Path | None]] = [({"network": "small", "batch_size": 32}, None)]
+    for _ in range(2):  # asked again it changes nothing
+        searcher.begin_from("old", done, wanted, Storage.parse(str(tmp_path)))
+    searcher = searcher_at(tmp_path, spec)
+    seen = []
+    while (config := searcher.suggest(f"ray-{len(seen)}")) != Searcher.FINISHED:
+        seen.append((config["trial"]["network"], config["trial"]["batch_size"]))
+        searcher.on_trial_complete(f"ray-{len(seen) - 1}", final(50.0, 1.0))
+    assert seen[0] == ("small", 32) and sorted(seen) == [("small", 16), ("small", 32), ("tiny", 32)]
+    assert [number for number, *_ in searcher.front()] == [0, 1, 2], "another study's result is not on this front"

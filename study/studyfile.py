@@ -1,0 +1,80 @@
+"""What a study's name stands for: its file ``study.json``, with all that determines a trial's result.
+
+A name belongs to one specification. The same one continues it; another is refused with the keys that differ, or
+begins a study of its own from what the old one found (:mod:`study.warmstart`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+from study import metrics
+from study.errors import InputError
+from study.spec import StudySpec
+from study.storage import Storage
+
+
+def read_identity(storage: Storage, name: str) -> tuple[dict[str, Any], str] | None:
+    """Identity and fingerprint of the study of that name, None where there is none. Raises :class:`InputError`."""
+    file = storage.local / name / metrics.STUDY_FILE
+    storage.pull(file)
+    if not file.exists():
+        return None
+    try:
+        stored = json.loads(file.read_text())
+        return stored["identity"], stored["fingerprint"]
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(f"{file}: cannot be read ({error!r}); restore it or choose another --name") from None
+
+
+def check_same_study(storage: Storage, name: str, identity: dict[str, Any], fingerprint: str) -> None:
+    """Raises :class:`InputError` where the name belongs to a study with another fingerprint."""
+    stored = read_identity(storage, name)
+    if stored is None or stored[1] == fingerprint:
+        return
+    keys = differing(identity, stored[0])
+    mine, old = flat(identity), flat(stored[0])
+    shown = "; ".join(f"{k}: {_short(old.get(k))} there, {_short(mine.get(k))} now" for k in keys[:4])
+    more = f"; and {len(keys) - 4} more" if len(keys) > 4 else ""
+    raise InputError(
+        f"study {name!r} exists in {storage.local} with another specification ({shown}{more}); choose another --name, "
+        "or --fork NEW to begin a new study from what this one found"
+    )
+
+
+def differing(identity: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """The dotted keys in which two identities differ."""
+    mine, theirs = flat(identity), flat(other)
+    return sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {k: v for name, inner in value.items() for k, v in flat(inner, f"{prefix}.{name}".strip(".")).items()}
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 24 else text[:20] + "…" + text[-1]
+
+
+def write_study(storage: Storage, name: str, spec: StudySpec, identity: dict[str, Any], fingerprint: str) -> None:
+    """Atomically: a killed command leaves the old file or the new one."""
+    file = storage.local / name / metrics.STUDY_FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "name": name,
+        "fingerprint": fingerprint,
+        "identity": identity,
+        "spec": spec.model_dump(mode="json", by_alias=True),
+        "command": [os.path.basename(sys.executable), "-m", "study.run", *sys.argv[1:]],
+    }
+    part = file.with_name(file.name + ".part")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(part, file)
+    storage.push(file)

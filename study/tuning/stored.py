@@ -1,0 +1,70 @@
+"""What Optuna's storage says of trials: the names under which it keeps what Optuna itself does not know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from study.metrics import Direction
+from study.spec import StudySpec
+from study.tuning.proposer import Known, decode
+
+TWIN_OF = "twin_of"
+REPLICATE_OF = "replicate_of"
+SEED = "seed"
+REASON = "reason"
+STATE = "state"
+RUNGS = "rungs"  # epoch -> target values
+STOPPED_AFTER = "stopped_after_epochs"
+MEASURED = "measured"  # constrained metrics, as last reported
+WARM = "warm_start"  # of the study: what other studies found
+
+IN_MEMORY = "memory://"  # a storage that ends with the process
+
+
+def open_study(url: str, name: str, directions: Sequence[Direction]) -> optuna.Study:
+    """The study of that name; storage and study are made when missing."""
+    if url == IN_MEMORY:
+        storage: optuna.storages.BaseStorage = optuna.storages.InMemoryStorage()
+    else:
+        storage = optuna.storages.RDBStorage(url, skip_compatibility_check=False)
+    return optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+
+
+def searched(trial: FrozenTrial | optuna.Trial) -> bool:
+    """Whether a trial is one of the search's own: no twin, no replicate."""
+    return TWIN_OF not in trial.user_attrs and REPLICATE_OF not in trial.user_attrs
+
+
+def params_of(trial: FrozenTrial) -> Mapping[str, Any]:
+    """A waiting trial's parameters are still in its fixed ones."""
+    return trial.params or trial.system_attrs.get("fixed_params", {})
+
+
+def known_of(spec: StudySpec, trial: FrozenTrial) -> Known:
+    """What the storage has of a trial, for the proposer."""
+    known = Known(
+        decode(spec, params_of(trial)),
+        {int(epoch): list(values) for epoch, values in trial.user_attrs.get(RUNGS, {}).items()},
+        trial.state.is_finished(),
+        dict(trial.user_attrs.get(MEASURED, {})),
+        {k: v for k, v in trial.system_attrs.items() if k != "fixed_params" and not k.startswith("constraints")},
+    )
+    if trial.state == TrialState.COMPLETE:
+        known.curve[spec.fidelity.max_epochs] = list(trial.values)
+    elif trial.state == TrialState.FAIL:
+        known.curve.clear()
+    return known
+
+
+def results(study: optuna.Study) -> list[list[FrozenTrial]]:
+    """Complete trials that keep every constraint, grouped by point; a point's replicates follow its first trial."""
+    groups: dict[str, list[FrozenTrial]] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        if all(v <= 0 for v in trial.constraints.values()):
+            groups.setdefault(json.dumps(trial.params, sort_keys=True), []).append(trial)
+    return list(groups.values())

@@ -1,0 +1,123 @@
+"""What an earlier study found, as a start for another one: results where they compare, points to try where not.
+
+A complete trial of the earlier study whose training and scoring would be the same here is a result: the sampler learns
+from it, and it is not run again. Of the others, those on the earlier study's front are tried here. Where only the
+horizon grew, and the learning rate does not depend on the horizon, they go on from their checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from study import metrics
+from study.config import TrialConfig
+from study.errors import InputError
+from study.ledger import Ledger, TrialRecord
+from study.ledger.records import flatten, parse
+from study.space import Point, complete
+from study.spec import StudySpec
+from study.storage import Storage, trial_folder
+from study.studyfile import differing, read_identity
+
+_HORIZON = {"epochs", "rungs"}
+_NO_MATTER = {"data.source", "evaluation.batch_size", "rungs"}  # change no result
+_SPEC_KEYS = ("data.", "evaluation.")  # identity keys that change every result
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """``results``: (point, target values) that hold here. ``points``: to be tried, with a checkpoint to go on from."""
+
+    results: tuple[tuple[Point, list[float]], ...] = ()
+    points: tuple[tuple[Point, Path | None], ...] = ()
+    said: str = ""
+
+
+def warm_start(
+    spec: StudySpec, identity: dict[str, Any], storage: Storage, ledger: Ledger, *, checkpoints: bool
+) -> WarmStart:
+    """Read the ledger of an earlier study. Raises :class:`InputError` where there is none of that name.
+
+    ``checkpoints``: continue from them where the horizon alone grew under a schedule that does not know it.
+    """
+    stored = read_identity(storage, ledger.study)
+    keys = differing(identity, stored[0]) if stored else ["data.content"]
+    foreign = [k for k in keys if k.startswith(_SPEC_KEYS)]
+    records = [r for r in ledger.trials() if r.state == metrics.COMPLETE]
+    fitting = [(r, p) for r in records if (p := _point(spec, r)) is not None]
+    results, others = [], []
+    for record, point in fitting:
+        values = _values(spec, record)
+        changed = _changed(spec.trial_config(point), record.params)
+        if values is not None and not foreign and not changed:
+            results.append((point, values))
+        else:
+            others.append((record, point, not foreign and bool(changed) and changed <= _HORIZON))
+    horizon_free = spec.fixed.get("schedule") == "constant"
+    points: list[tuple[Point, Path | None]] = []
+    continued = 0
+    for record, point, only_horizon in _front_first(spec, others):
+        longer = int(record.params["epochs"]) < spec.fidelity.max_epochs
+        file = trial_folder(storage, ledger.study, record.trial) / metrics.CHECKPOINT_FILE
+        storage.pull(file)
+        goes_on = checkpoints and only_horizon and horizon_free and longer and file.exists()
+        continued += goes_on
+        points.append((point, file if goes_on else None))
+    said = f"from study {ledger.study}: {len(results)} results, {len(points)} points to try"
+    if continued:
+        said += f", {continued} of them from their checkpoints (a constant learning rate knows no horizon)"
+    elif checkpoints and any(only for *_, only in others):
+        said += (
+            f"; from the start, because schedule {spec.fixed.get('schedule', TrialConfig.schedule)} depends on "
+            "fidelity.max_epochs"
+        )
+    if len(fitting) < len(records):
+        said += f"; {len(records) - len(fitting)} lie outside this space"
+    return WarmStart(tuple(results), tuple(points), said)
+
+
+def _point(spec: StudySpec, record: TrialRecord) -> Point | None:
+    """The record's point in this space, None where it lies outside."""
+    given = {n: record.params[n] for n in spec.space if record.params.get(n) is not None}
+    try:
+        point = complete(spec.space, given)
+        spec.trial_config(point)
+    except InputError:
+        return None
+    inside = all(n in given and spec.space[n].contains(v) for n, v in point.items())
+    return point if inside else None
+
+
+def _values(spec: StudySpec, record: TrialRecord) -> list[float] | None:
+    try:
+        return spec.target_values(record.metrics)
+    except KeyError:
+        return None
+
+
+def _changed(config: TrialConfig, params: dict[str, Any]) -> set[str]:
+    """In which settings a training here would differ from the recorded one; the seed is a repetition, no change."""
+    mine = {k: parse(v) for k, v in flatten(config.to_dict()).items()}
+    return {k for k in mine if mine[k] != params.get(k)} - _NO_MATTER - {"seed"}
+
+
+def _front_first(
+    spec: StudySpec, others: Sequence[tuple[TrialRecord, Point, bool]]
+) -> list[tuple[TrialRecord, Point, bool]]:
+    """Without repetition of points: those that may go on from a checkpoint, else those that no other one dominates."""
+    signs = [1 if m.direction == "maximize" else -1 for m in spec.targets]
+    scored = [(o, v) for o in others if (v := _values(spec, o[0])) is not None]
+
+    def dominated(values: list[float]) -> bool:
+        return any(
+            w != values and all(s * b >= s * a for s, a, b in zip(signs, values, w, strict=True)) for _, w in scored
+        )
+
+    found: list[tuple[TrialRecord, Point, bool]] = []
+    for other, values in scored:
+        if (other[2] or not dominated(values)) and all(other[1] != f[1] for f in found):
+            found.append(other)
+    return found
