@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import subprocess
 import sys
@@ -84,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (args.plan or args.local or args.address) and (file := cluster_file(args.cluster)):
         from study.cluster.submit import options, submit
 
-        return submit(file, name, path, options(parser(), args))
+        return submit(file, args.name or path.stem, path, options(parser(), args))
     storage = Storage.parse(args.storage)
     if args.plan:
         from study.plan import plan_study
