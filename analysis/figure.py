@@ -76,7 +76,7 @@ def draw_front(
         low, high = low / 10, high * 10
     norm = LogNorm(low, high)
 
-    figure, axes = plt.subplots(figsize=(8, 5.6), dpi=150, layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 6), dpi=150, layout="constrained")
     axes.grid(color="0.92", linewidth=0.8)
     axes.set_axisbelow(True)
     if set(study.objectives) == {x_metric, y_metric}:
@@ -107,7 +107,7 @@ def draw_front(
         figure.colorbar(shades, ax=axes, label="λ, weight of the regularizer (log scale)")
     if knee is not None and on_front[knee]:
         axes.scatter(*xy[knee], s=260, facecolors="none", edgecolors="black", linewidths=1.4, zorder=4)
-    _number(axes, study, xy, on_front)
+    _number(axes, study, xy, on_front, knee)
     axes.set_xlabel(_label(x_metric))
     axes.set_ylabel(_label(y_metric))
     axes.margins(0.1)
@@ -117,10 +117,10 @@ def draw_front(
         knee=knee is not None and bool(on_front[knee]),
     )
     shown = [h for h in axes.get_legend_handles_labels()[0] if not h.get_label().startswith("_")]
-    axes.legend(handles=[*handles, *shown], loc="best", fontsize=8.5, framealpha=0.9)
+    figure.legend(handles=[*handles, *shown], loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
     what = "front" if on_front.sum() != 1 else "front of a single point"
     figure.suptitle(f"Study {study.name}: {what}, {int(on_front.sum())} of {len(study.trials)} trials", fontsize=13)
-    figure.supxlabel(_caption(study, complete), fontsize=8.5, color="0.3", x=0.01, ha="left")
+    axes.set_title(_caption(study, complete), fontsize=8.5, color="0.3")
     return save(figure, stem)
 
 
@@ -198,10 +198,19 @@ def _number(
     study: StudyTable,
     xy: np.ndarray[Any, np.dtype[np.float64]],
     on_front: np.ndarray[Any, np.dtype[np.bool_]],
+    knee: int | None,
 ) -> None:
+    """The knee first; then whose number does not run into another."""
     trials = study.column("trial")
-    for i in np.flatnonzero(on_front):
-        axes.annotate(str(trials[i]), xy[i], xytext=(7, 6), textcoords="offset points", fontsize=8.5, zorder=4)
+    rows = sorted(np.flatnonzero(on_front), key=lambda i: i != knee)
+    axes.margins(0.1)
+    axes.autoscale_view()
+    taken: list[Any] = []
+    for i in rows:
+        place = axes.transData.transform(xy[i])
+        if all(abs(place[0] - x) > 45 or abs(place[1] - y) > 18 for x, y in taken):
+            axes.annotate(str(trials[i]), xy[i], xytext=(7, 6), textcoords="offset points", fontsize=8.5, zorder=4)
+            taken.append(place)
 
 
 def _handles(*, has_zero: bool, dominated: bool, knee: bool) -> list[Any]:

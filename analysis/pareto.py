@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = repeated_options(args)
     print(f"results  {'  '.join(str(f) for f in written)}", file=sys.stderr)
     if front.mask.any():
-        print(f"next     python -m analysis.export {args.study} --out exported{options}", file=sys.stderr)
+        print(f"next     python -m analysis.report {args.study}{options}", file=sys.stderr)
     else:
         print("next     type the study.run command again: the front needs a complete trial", file=sys.stderr)
     return 0

@@ -41,7 +41,7 @@ def draw_curves(study: StudyTable, front: Front, found: Sequence[tuple[Metric, C
         axes.plot([], [], color=_FAINT, alpha=0.6, label="other trials")
         axes.autoscale_view()
         axes.set_xlabel("epoch")
-        axes.set_ylabel(label_of(metric))
+        axes.set_ylabel(label_of(metric).replace(" (", "\n(", 1))
         axes.grid(color="0.92", linewidth=0.8)
         axes.set_axisbelow(True)
     all_axes[0][0].legend(fontsize=8, framealpha=0.9)
@@ -55,6 +55,7 @@ def draw_parallel(study: StudyTable, front: Front, names: Sequence[str], stem: P
 
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(1.5 * max(4, len(names)), 4), dpi=150, layout="constrained")
+    halo = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
     places = np.full((len(names), len(study.trials)), np.nan)
     for i, name in enumerate(names):
         values = study.column(name)
@@ -62,7 +63,9 @@ def draw_parallel(study: StudyTable, front: Front, names: Sequence[str], stem: P
         places[i] = [np.nan if v is None else place(v) for v in values]
         axes.vlines(i, 0, 1, color="0.2", linewidth=1)
         for tick, words in ticks:
-            axes.annotate(words, (i, tick), xytext=(4, 0), textcoords="offset points", fontsize=7, va="center")
+            axes.annotate(
+                words, (i, tick), xytext=(4, 0), textcoords="offset points", fontsize=7, va="center", bbox=halo
+            )
     for on_front, colour, width, alpha in ((False, _FAINT, 0.6, 0.3), (True, _STRONG, 1.5, 1.0)):
         rows = np.flatnonzero(front.eligible & (front.mask == on_front))
         lines = [np.column_stack([np.arange(len(names)), places[:, r]])[np.isfinite(places[:, r])] for r in rows]

@@ -119,7 +119,7 @@ def test_the_command_prints_and_writes_the_front(
     assert (last["trials"], last["hypervolume"]) == (3, 60 * 2 + 55 * 4)
     assert "front (2 of 3 trials)" in printed.out
     assert "2 complete, 1 stopped" in printed.out
-    assert f"next     python -m analysis.export demo --out exported --storage {storage}" in printed.err
+    assert f"next     python -m analysis.report demo --storage {storage}" in printed.err
     table = parquet.read_table(storage / "demo" / "analysis" / "trials.parquet")
     assert table["front"].to_pylist() == [True, True, False]
     assert table["reg_error"].to_pylist() == [None, "cosine", "mse"]
