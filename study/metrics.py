@@ -141,6 +141,7 @@ PER_IMAGE_FILE = "per_image.parquet"  # per validation image: correct, and the p
 STUDY_FILE = "study.json"  # the resolved specification and its fingerprint
 JOURNAL = "ledger-"  # + attempt + ".jsonl": what a trial has to tell the ledger and has not told yet
 TEST_LOG_FILE = "test_openings.jsonl"  # in a study's folder: every opening of its test split, appended only
+EVENTS_FILE = "events.jsonl"  # in a study's folder: what happened to its trials, one line each
 OPTUNA_FILE = "optuna.db"
 LEDGER_FILE = "mlflow.db"
 CHECKPOINT_ARTIFACTS = "checkpoint"  # artifact folder of a run that holds model, config, per-image table

@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
         "study.cluster", "study.studyfile", "study.warmstart", "study.plan", "study.tuning", "study.ledger",
         "study.data", "study.storage",
     },
+    "study.status": {"study.cluster", "study.ledger", "study.storage", "study.tuning"},
     "study.ui": {"study.ledger"},
     "analysis": set(),
     "analysis.table": {"study.ledger"},
@@ -88,7 +89,8 @@ DOORS: dict[str, tuple[str, ...]] = {
 }
 #: Imported before a command's arguments are known to be good: nothing heavy at the top.
 LIGHT = ("study/config.py", "study/errors.py", "study/metrics.py", "study/space.py", "study/spec.py", "study/run.py",
-         "study/plan.py", "study/profile.py", "study/timing.py", "study/ui.py", "study/train.py", "study/evaluate.py",
+         "study/plan.py", "study/profile.py", "study/timing.py", "study/ui.py", "study/train.py",
+         "study/status.py", "study/evaluate.py",
          "study/storage.py", "study/networks/__init__.py")  # fmt: skip
 HEAVY = {"torch", "torchvision", "ray", "mlflow", "optuna", "matplotlib", "pyarrow", "numpy"}
 FORBIDDEN_FILES = {"utils.py", "helpers.py", "common.py"}

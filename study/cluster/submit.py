@@ -67,6 +67,15 @@ def submit(file: Path, name: str, spec: Path, told: Sequence[str]) -> int:
     return code
 
 
+def ask(file: Path, module: str, arguments: Sequence[str]) -> int:
+    """Run another command of this project on the head and show what it prints; its exit code."""
+    address = head_address(file)
+    if address is None:
+        raise InputError(f"--cluster {file}: no head is running; start it with `ray up {file}`, or add --local")
+    command = shlex.join([".venv/bin/python", "-m", module, *arguments])
+    return _look_on(file, address, f"cd {_CHECKOUT} && echo '{ATTACHED}new' && {command}; echo '{ENDED}'$?")
+
+
 def _look_on(file: Path, address: str, script: str) -> int:
     """Show what the head prints, without what Ray prints about reaching it; the exit code that it names."""
     process = subprocess.Popen(

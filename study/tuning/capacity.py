@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +14,7 @@ import ray
 import yaml
 from ray.tune.search import Searcher
 
+from study.errors import InputError
 from study.spec import Resources
 
 _REFRESH_SECONDS = 2.0
@@ -52,6 +54,29 @@ def promised() -> list[dict[str, float]]:
 def present() -> list[dict[str, float]]:
     """The resources of every node that is alive."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def machines() -> list[dict[str, Any]]:
+    """Every machine of the cluster to which this one belongs, also those that are gone: address, alive, cpus, gpus.
+
+    Raises :class:`InputError` where no Ray runs here.
+    """
+    try:
+        ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
+    except ConnectionError:
+        raise InputError("no Ray runs on this machine; bring the cluster up with `ray up`, or add --local") from None
+    try:
+        return [
+            {
+                "address": node["NodeManagerAddress"],
+                "alive": node["Alive"],
+                "cpus": node["Resources"].get("CPU", 0.0),
+                "gpus": node["Resources"].get("GPU", 0.0),
+            }
+            for node in ray.nodes()
+        ]
+    finally:
+        ray.shutdown()
 
 
 class Capacity:

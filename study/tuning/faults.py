@@ -15,9 +15,9 @@ import ray
 from ray import tune
 from ray.exceptions import RayActorError, RayTaskError
 
+from study import metrics
 from study.storage import NEEDED_BYTES
 
-EVENTS_FILE = "events.jsonl"  # in a study's folder: what happened to its trials, one line each
 LOST, WORKER, ERROR, FULL = "machine lost", "worker died", "error", "storage full"
 STORAGE_FULL = "storage_full"  # in a result: the trial could not save its epoch
 _CHECK_SECONDS = 5.0
@@ -66,7 +66,7 @@ class Faults(tune.Callback):
     """Decides which failures count against a trial's retries, and notes all of them in the study's folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / EVENTS_FILE
+        self._file = folder / metrics.EVENTS_FILE
         self._trials: dict[str, Any] = {}
         self._judged: dict[tuple[str, int], bool] = {}
 

@@ -108,6 +108,7 @@ def _log_to_file(file: Path) -> None:
     logger.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.propagate = False
     logger.setLevel(logging.WARNING)
+    logging.raiseExceptions = False  # a log that cannot be written any more is no reason for a traceback
 
 
 def run_trials(

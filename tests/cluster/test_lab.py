@@ -108,6 +108,15 @@ def test_every_trial_is_in_the_ledger_once_and_two_machines_took_part(lab: Lab) 
     assert {host for _, host, _ in rows} == {"10.0.0.2", "10.0.0.3"}
 
 
+def test_status_shows_machines_and_trials_from_outside(lab: Lab) -> None:
+    shown = lab["laptop"].run("cd ~/study && python -m study.status lab").stdout
+    assert "3 machines · " in shown and "6: 6 complete" in shown, shown
+    rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.startswith("  10.0.0.")}
+    assert rows["10.0.0.1"][:3] == ["up", "0", "0"]
+    assert sum(int(row[-1]) for row in rows.values()) == 6 and int(rows["10.0.0.2"][-1]) > 0
+    assert "failures      none" in shown
+
+
 def test_the_ledgers_page_comes_through_the_tunnel_and_wants_the_password(lab: Lab) -> None:
     laptop = lab["laptop"]
     page = (
