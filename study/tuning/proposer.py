@@ -162,7 +162,7 @@ class Proposer:
         """A fresh study of what is known now, with the sampler that has been used so far."""
         study = optuna.create_study(directions=[m.direction for m in self._spec.targets], sampler=self._sampler(kind))
         epochs = self._spec.fidelity.max_epochs
-        numbers = self._shown()
+        numbers = self._shown() if kind != "random" else []  # which reads none
         items = [self._known[n] for n in numbers]
         if self._learning == "forecast":
             finals = forecast([k.curve for k in items], epochs)
