@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from study.ledger import Ledger
     from study.storage import Storage
 
+_SPARE_BYTES = 16 * 2**20  # cards, graphs, and a margin
 _STACK = ("torch", "onnx", "onnxruntime", "safetensors", "numpy")
 
 
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from analysis.export.register import check_registry
 
         check_registry(ledger, args.register)
-    with staged(out) as part:
+    with staged(out, _space(study, rows, formats)) as part:
         manifest = _write(args, argv, formats, ledger, storage, study, rows, part)
         check_replaceable(out, args.study)  # nobody put anything there meanwhile
         replace_folder(part, out)
@@ -131,6 +132,13 @@ def _write(
     about["networks"] = entries
     (part / README_FILE).write_text(overview(about))
     return write_manifest(part, about)
+
+
+def _space(study: StudyTable, rows: Sequence[int], formats: Sequence[str]) -> int:
+    """Bytes that the folder will take, roughly: float32 weights in every file, the downloaded ones among them."""
+    weights = study.numbers(metrics.PARAMETERS.ledger_name)[list(rows)]
+    files = len({SAFETENSORS, *formats})
+    return _SPARE_BYTES + int(1.2 * 4 * files * sum(n for n in weights.tolist() if n == n))
 
 
 def _entry(study: StudyTable, proven: Proven, parity: Mapping[str, Any]) -> dict[str, Any]:

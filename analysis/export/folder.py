@@ -56,11 +56,12 @@ def _first_format(out: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def staged(out: Path) -> Iterator[Path]:
+def staged(out: Path, needed: int = 0) -> Iterator[Path]:
     """A hidden folder beside ``out`` to write into; gone at the end, unless :func:`replace_folder` moved it.
 
-    What a killed export left there is removed. Raises :class:`InputError`: another export to ``out`` is under way; the
-    place cannot be written, here or while the caller writes (disk full, no permission).
+    What a killed export left there is removed. Fewer than ``needed`` free bytes are refused first. Raises
+    :class:`InputError`: another export to ``out`` is under way; the place cannot be written, here or while the caller
+    writes (disk full, no permission).
     """
     part = out.with_name(f".{out.name}.part")
     try:
@@ -70,13 +71,15 @@ def staged(out: Path) -> Iterator[Path]:
             for left in part.iterdir():
                 shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
             try:
+                _check_space(out, needed)
                 yield part
             finally:
                 shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         if error.errno not in _EXPECTED:
             raise
-        raise InputError(f"--out {out}: cannot be written ({error.strerror}); free space there or {_HINT}") from None
+        hint = f"free space there or {_HINT}" if error.errno in (errno.ENOSPC, errno.EDQUOT) else _HINT
+        raise InputError(f"--out {out}: cannot be written ({error.strerror}); {hint}") from None
 
 
 def replace_folder(part: Path, out: Path) -> None:
@@ -93,6 +96,15 @@ def replace_folder(part: Path, out: Path) -> None:
         os.rename(part, out)
         shutil.rmtree(old, ignore_errors=True)
     _sync(out.parent)
+
+
+def _check_space(out: Path, needed: int) -> None:
+    free = shutil.disk_usage(out.parent).free
+    if free < needed:
+        raise InputError(
+            f"--out {out}: only {free / 2**20:.0f} MiB are free there and about {needed / 2**20:.0f} are needed; free "
+            f"some or {_HINT}"
+        )
 
 
 def _finish_interrupted(out: Path) -> None:

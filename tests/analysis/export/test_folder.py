@@ -108,6 +108,15 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_a_disk_with_too_little_space_is_refused_first(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match=r"only \d+ MiB are free there and about \d+ are needed"),
+        staged(tmp_path / "out", needed=2**60),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No space left on device"), staged(tmp_path / "out"):
