@@ -21,7 +21,8 @@ from study.spec import StudySpec
 from study.tuning.proposer import Learning, encode, suggest_point
 from study.tuning.rungs import Rungs
 from study.tuning.scheduler import StudyScheduler
-from study.tuning.searcher import IN_MEMORY, StudySearcher
+from study.tuning.searcher import StudySearcher
+from study.tuning.stored import IN_MEMORY
 
 
 @dataclass
