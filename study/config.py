@@ -91,13 +91,15 @@ class EvaluationConfig:
     random_seed: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.methods, (list, tuple)):
+            raise InputError(f"evaluation.methods: {self.methods!r} is not a list, such as [grad_cam]")
         object.__setattr__(self, "methods", tuple(self.methods))
         if not self.methods:
             raise InputError("evaluation.methods: at least one saliency method is needed")
+        for method in self.methods:
+            _one_of("evaluation.methods", method, tuple(METHODS))
         if len(set(self.methods)) != len(self.methods):
             raise InputError(f"evaluation.methods: {', '.join(self.methods)} names a method twice")
-        for method in self.methods:
-            _one_of("evaluation.methods", method, METHODS)
         _one_of("evaluation.protocol", self.protocol, PROTOCOLS)
         if self.images is not None:
             _integer("evaluation.images", self.images, 1, 10**9)
@@ -161,6 +163,8 @@ class TrialConfig:
         _number("weight_decay", self.weight_decay, 0, 10)
         _number("label_smoothing", self.label_smoothing, 0, 0.99)
         _one_of("schedule", self.schedule, SCHEDULES)
+        if not isinstance(self.milestones, (list, tuple)):
+            raise InputError(f"milestones: {self.milestones!r} is not a list, such as [0.3, 0.6, 0.8]")
         object.__setattr__(self, "milestones", tuple(self.milestones))
         for milestone in self.milestones:
             _number("milestones", milestone, 0, 1)

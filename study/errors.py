@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -11,6 +13,22 @@ EXIT_INTERRUPTED = 130
 
 class InputError(ValueError):
     """The user's input cannot be used. The message is one line: what is wrong, where, what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses like everything else here, in one line: argparse itself prints its usage first."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises :class:`InputError`."""
+        raise InputError(f"{message}; `{self.prog} --help` lists what there is")
+
+
+def refuse_empty(args: argparse.Namespace, *, allowed: Sequence[str] = ()) -> None:
+    """Raises :class:`InputError` for an option given as '': a shell variable that is not set, most often."""
+    for name, value in vars(args).items():
+        if isinstance(value, str) and not value.strip() and name not in allowed:
+            option = name if name == "spec" else "--" + name.replace("_", "-")
+            raise InputError(f"{option}: is empty; give a value or leave it out")
 
 
 def run_command(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:

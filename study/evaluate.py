@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from study import metrics
 from study.config import EvaluationConfig
-from study.errors import InputError, run_command
+from study.errors import InputError, Parser, refuse_empty, run_command
 from study.metrics import METHODS, PROTOCOLS
 from study.storage import DEFAULT_STORAGE
 
@@ -34,7 +34,7 @@ _SANITY_IMAGES = 32
 
 
 def parser() -> argparse.ArgumentParser:
-    parse = argparse.ArgumentParser(
+    parse = Parser(
         prog="python -m study.evaluate",
         description="Score how faithful a network's saliency maps are; of two networks, the paired difference.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -68,6 +68,7 @@ class Subject:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    refuse_empty(args, allowed=("gallery",))
     methods = tuple(METHODS) if args.methods == "all" else tuple(args.methods.split(","))
     if args.compare_smoothgrad:
         methods = (*methods, *(m for m in ("input_gradient", "smoothgrad") if m not in methods))

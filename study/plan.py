@@ -169,6 +169,8 @@ def plan_study(
     save = Path(save_file) if save_file else None
     if save is not None and not save.absolute().parent.is_dir():
         raise InputError(f"--save-profile {save}: there is no folder {save.absolute().parent}; make it first")
+    if save is not None and save.is_dir():
+        raise InputError(f"--save-profile {save}: is a folder; name a file in it")
     if profile_file is not None:
         profile = Profile.read(Path(profile_file))
         images = image_counts(spec)

@@ -43,9 +43,12 @@ class Images:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One play: seconds on the clock, seconds of all trials together, trials that ended, how many early, bytes left."""
+    """One play: seconds on the clock, those before the first step, seconds of all trials together; trials that ended,
+    those that were stopped; bytes left.
+    """
 
     wall: float
+    start: float
     busy: float
     ended: int
     stopped: int
@@ -113,6 +116,7 @@ def play(spec: StudySpec, profile: Profile, images: Images, at_once: int, rng: n
             heapq.heappush(events, (now + seconds[0], len(trials) - 1, 0))
     return Outcome(
         wall=wall + end,
+        start=session,
         busy=busy,
         ended=ended,
         stopped=stopped,

@@ -13,19 +13,20 @@ from typing import Any
 
 from study import __version__, metrics
 from study.cluster.place import cluster_file, on_cluster_machine
-from study.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, run_command
+from study.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, Parser, refuse_empty, run_command
 from study.spec import StudySpec, load_spec, parse_duration
 from study.storage import DEFAULT_STORAGE, Storage
 from study.studyfile import check_same_study, write_study
 
 DEFAULT_SPEC = "search_spaces/cifar100.yaml"
+_LONGEST_NAME = 200
 _PLAN_OPTIONS = ("--at-once", "--price", "--profile", "--save-profile")
 _MACHINES_SECONDS = 300.0  # how long the machines of a cluster may take to join after `ray up`
 _STACK = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow", "numpy")
 
 
 def parser() -> argparse.ArgumentParser:
-    parse = argparse.ArgumentParser(
+    parse = Parser(
         prog="python -m study.run",
         description="Run a study, or continue it: the same command goes on where the last one ended.",
     )
@@ -69,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    refuse_empty(args)
     path = Path(args.spec or DEFAULT_SPEC)
     spec = load_spec(path, overrides=_overrides(args))
     name = args.name or path.stem
@@ -120,6 +122,8 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 def _check_name(name: str) -> None:
     if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
         raise InputError(f"--name {name!r}: use letters, digits, '-', '_' and '.', not starting with '.'")
+    if len(name.encode()) > _LONGEST_NAME:
+        raise InputError(f"--name {name[:20]}…: is longer than the {_LONGEST_NAME} bytes that a folder's name may have")
 
 
 def _check_replicates(args: argparse.Namespace, spec: StudySpec) -> None:

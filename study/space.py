@@ -168,7 +168,10 @@ Parameter = Annotated[
 
 
 def ordered(space: Mapping[str, Parameter]) -> list[str]:
-    """Parameter names with every condition's parameter before its dependants. Raises ValueError."""
+    """Parameter names with every condition's parameter before its dependants.
+
+    Raises ValueError for a condition on an unknown parameter, in a circle, or that orders words.
+    """
     order: list[str] = []
     pending = list(space)
     while pending:
@@ -183,6 +186,15 @@ def ordered(space: Mapping[str, Parameter]) -> list[str]:
                     f"it has {', '.join(space)}"
                 )
             raise ValueError(f"space.{name}.when: the conditions of {', '.join(pending)} form a circle")
+        for name in ready:
+            condition = space[name].when
+            if condition is None or condition.op in ("==", "!="):
+                continue
+            if any(isinstance(value, str) for value in space[condition.parameter].corners()):
+                raise ValueError(
+                    f"space.{name}.when: {condition.parameter} has words, which {condition.op} cannot order; "
+                    "use == or !="
+                )
         order += ready
         pending = [n for n in pending if n not in ready]
     return order

@@ -51,7 +51,7 @@ class StudySpec(Strict):
     sampler: Sampler = "auto"
     stopping: Stopping | None = Stopping()
     constraints: dict[str, Constraint] = {}
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31, strict=True)
 
     @field_validator("objectives")
     @classmethod
@@ -227,6 +227,9 @@ _Loader.add_implicit_resolver(
 
 
 def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
     keys = [loader.construct_object(k) for k, _ in node.value]  # type: ignore[no-untyped-call]
     for (key_node, _), key in zip(node.value, keys, strict=True):
         if keys.count(key) > 1:
@@ -288,7 +291,11 @@ def _one_line(path: Path, root: yaml.Node | None, error: ValidationError) -> str
     """The first error of a validation, as ``file:line: key: what is wrong (and how many more)``."""
     details = error.errors()
     first = details[0]
-    loc = [str(part) for part in first["loc"] if part not in ("float", "int", "choice") or part == first["loc"][-1]]
+    places = list(first["loc"])
+    if places[-1:] and places[-1] in ("bool", "int", "float", "str") and len(details) > 1:  # tried as each of these
+        places.pop()
+    loc = [str(part) for part in places if part not in ("float", "int", "choice") or part == places[-1]]
+    loc = [part for i, part in enumerate(loc) if loc[i - 1 : i] != [part]]
     message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if not loc and re.match(r"^[a-z_]+(\.\w+)*: ", message):  # the checks across keys name their key themselves
         key, message = message.split(": ", 1)
@@ -298,16 +305,32 @@ def _one_line(path: Path, root: yaml.Node | None, error: ValidationError) -> str
     elif first["type"] == "missing":
         message = "missing"
     elif not first["type"].startswith(("value_error", "parameter")):
-        message = f"{first['input']!r}: {message[:1].lower()}{message[1:]}"
+        message = _WANTED.get(first["type"], message[:1].lower() + message[1:])
+        message = f"{first['input']!r}: {message}"
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return f"{path}:{_line(root, loc)}: {'.'.join(loc)}: {message}{more}"
 
 
+#: pydantic's kinds of errors in the words of YAML.
+_WANTED = {
+    "tuple_type": "a list is needed, such as [a, b]",
+    "dict_type": "a mapping is needed, such as {key: value}",
+    "model_type": "a mapping is needed, such as {key: value}",
+    "too_long": "the list has too many values",
+    "too_short": "the list has too few values",
+    "bool_type": "a number, a word, true or false is needed",
+}
+_KINDS: dict[str, type[Strict]] = {
+    "fidelity": Fidelity, "resources": Resources, "budget": Budget, "stopping": Stopping,
+}  # fmt: skip
+
+
 def _siblings(loc: list[str]) -> list[str]:
-    kinds: dict[str, type[Strict]] = {"fidelity": Fidelity, "resources": Resources, "budget": Budget}
     if len(loc) > 2 and loc[0] == "space":
         return ["float", "int", "choice", "log", "zero", "when"]
-    return list(kinds.get(loc[0], StudySpec).model_fields if len(loc) > 1 else StudySpec.model_fields)
+    if len(loc) > 2 and loc[0] == "constraints":
+        return list(Constraint.model_fields)
+    return list(_KINDS.get(loc[0], StudySpec).model_fields if len(loc) > 1 else StudySpec.model_fields)
 
 
 def _line(root: yaml.Node | None, loc: list[str]) -> int:

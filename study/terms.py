@@ -14,7 +14,7 @@ from study.space import Strict
 class Fidelity(Strict):
     """``max_epochs`` of a full trial; ``rungs``: epochs after which it is also scored."""
 
-    max_epochs: int = Field(ge=1, le=100_000)
+    max_epochs: int = Field(ge=1, le=100_000, strict=True)
     rungs: tuple[int, ...] = ()
 
     @model_validator(mode="after")
@@ -37,9 +37,9 @@ class Resources(Strict):
 class Budget(Strict):
     """Whichever ends first ends the study; ``time`` in seconds (written e.g. ``30m``, ``1h30m``)."""
 
-    trials: int = Field(ge=1, le=1_000_000)
+    trials: int = Field(ge=1, le=1_000_000, strict=True)
     time: float | None = Field(default=None, gt=0)
-    retries: int = Field(default=2, ge=0, le=100)
+    retries: int = Field(default=2, ge=0, le=100, strict=True)
 
     @field_validator("time", mode="before")
     @classmethod

@@ -32,6 +32,7 @@ _SLOT = 0.7  # seconds that one kind of work is repeated before the next has its
 _SMALL = 16  # images with which a slow network is timed
 _TOO_SLOW = 3.0  # seconds of a step above which it is timed with fewer images
 _KINDS = ("plain", "regularized", "classified", "scored", "saved")
+_NICENESS = 15  # Ray's for its workers (RAY_worker_niceness)
 _LOAD_THE_STACK = "import study.tuning.session, study.trial"
 
 
@@ -176,6 +177,7 @@ def _child(
 
     from study.trial import default_device
 
+    os.nice(_NICENESS)
     device = default_device()
     if device.type == "cpu":
         torch.set_num_threads(threads)

@@ -20,7 +20,7 @@ from study.config import (
     EvaluationConfig,
     TrialConfig,
 )
-from study.errors import InputError, run_command
+from study.errors import InputError, Parser, refuse_empty, run_command
 from study.metrics import METHODS, PROTOCOLS
 
 RESULT_FILE = "result.json"
@@ -28,7 +28,7 @@ RESULT_FILE = "result.json"
 
 def parser() -> argparse.ArgumentParser:
     defaults = {f.name: f.default for f in dataclasses.fields(TrialConfig)}
-    parse = argparse.ArgumentParser(
+    parse = Parser(
         prog="python -m study.train",
         description="Train one network with L = L_C + lambda L_R and score it; the same command continues.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -96,6 +96,7 @@ def config_from(args: argparse.Namespace) -> TrialConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    refuse_empty(args)
     config = config_from(args)
     out = Path(args.out)
     from study.storage import Storage

@@ -79,6 +79,7 @@ def test_numbers_as_people_say_them() -> None:
         ({"price": float("nan")}, "--price nan"),
         ({"profile_file": "nowhere.json"}, "--profile nowhere.json"),
         ({"save_file": "nowhere/p.json"}, "--save-profile nowhere/p.json"),
+        ({"save_file": "."}, "--save-profile .: is a folder"),
     ],
 )
 def test_refused_options(options: dict, words: str, capsys: pytest.CaptureFixture[str]) -> None:
