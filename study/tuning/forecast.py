@@ -23,33 +23,28 @@ def forecast(curves: Sequence[Curve], epochs: int) -> list[list[float] | None]:
     later.
     """
     levels = sorted({epoch for curve in curves for epoch in curve} | {epochs})
-    state: list[np.ndarray | None] = [None] * len(curves)
-    for here, there in zip([None, *levels], levels, strict=False):
-        known = [np.asarray(c[there], dtype=float) if there in c else None for c in curves]
-        pairs = [
-            (np.asarray(c[here], dtype=float), k)
-            for c, k in zip(curves, known, strict=True)
-            if here is not None and here in c and k is not None and np.isfinite(k).all()
-        ]
-        for i, value in enumerate(known):
-            if value is not None:
-                state[i] = value if np.isfinite(value).all() else None
-            elif (before := state[i]) is not None:
-                state[i] = _carry(before, pairs)
-    return [None if s is None else [float(v) for v in s] for s in state]
+    n_objectives = max((len(v) for curve in curves for v in curve.values()), default=0)
+    state = np.full((len(curves), n_objectives), np.nan)
+    before: np.ndarray | None = None
+    for level in levels:
+        now = np.array([c.get(level, [np.nan] * n_objectives) for c in curves], dtype=float).reshape(state.shape)
+        here = np.array([level in c for c in curves], dtype=bool)
+        now[~np.isfinite(now).all(axis=1)] = np.nan
+        if before is not None:
+            both = np.isfinite(before).all(axis=1) & np.isfinite(now).all(axis=1)
+            state = _carry(state, before[both], now[both])
+        state[here] = now[here]
+        before = now
+    return [None if np.isnan(row).any() or not len(row) else row.tolist() for row in state]
 
 
-def _carry(value: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    if not pairs:
-        return value
-    x, y = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
-    finite = np.isfinite(x).all(axis=1)
-    if not finite.any():
-        return value
-    x, y = x[finite], y[finite]
+def _carry(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """``values`` (n, objectives) along the line from ``x`` to ``y``, the two rungs of those that passed both."""
+    if not len(x):
+        return values
     mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)
     spread = ((x - mean_x) ** 2).sum(axis=0)
     shared = ((x - mean_x) * (y - mean_y)).sum(axis=0)
     belief = _PRIOR * np.where(spread > 0, spread / len(x), 1.0)
     slope = np.clip((shared + belief) / (spread + belief), 0, 2)
-    return mean_y + slope * (value - mean_x)
+    return mean_y + slope * (values - mean_x)

@@ -7,16 +7,18 @@ which a multi-objective sampler learns nothing.
 
 from __future__ import annotations
 
+import heapq
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from study.space import Choice, FloatRange, IntRange, Parameter, Point, Scalar, complete, grid, ordered
 from study.spec import StudySpec
@@ -178,24 +180,20 @@ class Proposer:
                 continue  # failed, or stopped before anything was known: no sampler of Optuna reads these
             else:
                 values, state = None, TrialState.RUNNING
-            trial = optuna.create_trial(
-                state=state,
-                params=params,
-                distributions={name: self._distributions[name] for name in params},
-                values=values,
-                system_attrs=item.origin,
-                constraints=self._violations(item, values) if values is not None else None,
-            )
+            trial = _made(state, params, self._distributions, values, item.origin)
+            if values is not None:
+                for name, violation in self._violations(item, values).items():
+                    trial.set_constraint(name, violation)
             study._storage.create_new_trial(study._study_id, template_trial=trial)
         return study
 
-    def _violations(self, item: Known, values: list[float]) -> dict[str, float] | None:
+    def _violations(self, item: Known, values: list[float]) -> dict[str, float]:
         """Of the values that a trial has, or probably would have, at its end."""
         expected = dict(zip([m.name for m in self._spec.targets], values, strict=True))
         return {
             name: constraint.violation(expected.get(name, item.measured.get(name, 0.0)))
             for name, constraint in self._spec.constraints.items()
-        } or None
+        }
 
     def _shown(self) -> list[int]:
         """Which trials the sampler sees: all, or beyond its capacity those that run, the best and the latest."""
@@ -213,7 +211,7 @@ class Proposer:
             epoch = max(curve)
             return epoch, sum(s * v for s, v in zip(signs, curve[epoch], strict=True))
 
-        best = sorted(older, key=merit)[-_CAPACITY // 2 :]
+        best = heapq.nlargest(_CAPACITY // 2, older, key=merit)
         return sorted({*running, *latest, *best})
 
     def _sampler(self, kind: str) -> BaseSampler:
@@ -228,6 +226,37 @@ class Proposer:
         if kind == "gp":
             return GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
         return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=startup)
+
+
+class _Made(FrozenTrial):
+    """Made for one proposal and changed by nobody: Optuna's deep copy of hundreds would cost more than proposing."""
+
+    def __deepcopy__(self, memo: object) -> _Made:
+        return self
+
+
+def _made(
+    state: TrialState,
+    params: dict[str, Scalar],
+    kinds: Mapping[str, BaseDistribution],
+    values: list[float] | None,
+    notes: Mapping[str, object],
+) -> _Made:
+    now = datetime.now()
+    return _Made(
+        number=-1,
+        trial_id=-1,
+        state=state,
+        value=None,
+        values=values,
+        datetime_start=now,
+        datetime_complete=now if state.is_finished() else None,
+        params=params,
+        distributions={name: kinds[name] for name in params},
+        user_attrs={},
+        system_attrs=dict(notes),
+        intermediate_values={},
+    )
 
 
 def _sampled(parameter: Parameter) -> BaseDistribution:

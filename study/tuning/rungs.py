@@ -149,11 +149,20 @@ class Rungs:
             return True
         if not np.isfinite(values).all():
             return False
-        if standing(rung.values, n - 1, rung.keys) * self._reduction < n:
+        if self._among_best(rung.values, rung.keys):
             return True
         margin = self._tolerance * np.nan_to_num(np.abs(np.asarray(errors, dtype=float)))
         if not margin.any():
             return False
         better = rung.values.copy()
         better[-1] += margin
-        return standing(better, n - 1, rung.keys) * self._reduction < n
+        return self._among_best(better, rung.keys)
+
+    def _among_best(self, values: FloatArray, keys: FloatArray) -> bool:
+        """Whether the last row is among the best 1/reduction."""
+        n = len(values)
+        # Whoever dominates it stands before it: most trials that are stopped need no ranking of the whole rung.
+        dominating = (values >= values[-1]).all(axis=1) & (values > values[-1]).any(axis=1)
+        if np.count_nonzero(dominating) * self._reduction >= n:
+            return False
+        return standing(values, n - 1, keys) * self._reduction < n
