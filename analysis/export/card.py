@@ -181,7 +181,7 @@ def _training(entry: Mapping[str, Any], config: Mapping[str, Any], about: Mappin
         else "λ = 0: trained for accuracy alone"
     )
     lines = [
-        f"- {reg}; {config['epochs']} epochs, batch {config['batch_size']}, learning rate {config['lr']:.4g} "
+        f"- {reg}; {config['epochs']} epoch(s), batch {config['batch_size']}, learning rate {config['lr']:.4g} "
         f"({config['schedule']}), weight decay {config['weight_decay']:.3g}, seed {config['seed']}. All of it: "
         f"`config` in `{metrics.MODEL_CONFIG_FILE}`.",
     ]

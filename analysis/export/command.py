@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -114,7 +115,7 @@ def _write(
         "study": args.study,
         "fingerprint": record.fingerprint,
         "exported": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "analysis.export", *(sys.argv[1:] if argv is None else argv)]),
+        "command": command_line(["python", "-m", "analysis.export", *(sys.argv[1:] if argv is None else argv)]),
         "study_command": _study_command(storage, args.study),
         "code_version": record.tags.get(metrics.TAG_CODE_VERSION, ""),
         "pick": args.pick,
@@ -164,11 +165,16 @@ def _entry(study: StudyTable, proven: Proven, parity: Mapping[str, Any]) -> dict
     }
 
 
+def command_line(parts: Sequence[str]) -> str:
+    """A command as it may be shown to whoever gets the export: without the password that a URI in it may hold."""
+    return re.sub(r"(//[^/@:\s]*):[^@\s]*@", r"\1:***@", shlex.join(parts))
+
+
 def _study_command(storage: Storage, study: str) -> str | None:
     """How the study was started, where its folder is on this machine."""
     try:
         command = json.loads((storage.local / study / metrics.STUDY_FILE).read_text())["command"]
-        return shlex.join(command)
+        return command_line(command)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

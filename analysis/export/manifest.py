@@ -46,7 +46,7 @@ def verify(folder: Path) -> dict[str, Any]:
 
     Raises :class:`InputError` naming the first file that is changed, missing, not a plain file, or not part of the
     export. Nothing is loaded or run: files are only hashed. Whoever can replace the manifest as well can replace
-    everything: compare its own SHA-256 with the one that the export printed and the ledger holds.
+    everything: compare its own SHA-256 with the one that the export printed.
     """
     manifest = read_manifest(folder)
     known = known_files(manifest)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from analysis.export import main
+from analysis.export.command import command_line
 from analysis.export.manifest import verify
 from study.config import TrialConfig
 from study.data import open_dataset
@@ -138,6 +139,13 @@ def test_one_format_twice_replaces_the_first_and_is_two_looks(study: Ledger, sto
         ]
         assert len(openings(storage / "demo" / "test_openings.jsonl")) == looks
     assert "onnx" not in (out / "trial-0000" / "README.md").read_text().lower().replace("nor onnx files", "")
+
+
+@pytest.mark.parametrize("option", ["--tracking-uri={}", "{}"])
+def test_a_password_does_not_travel_with_the_export(option: str) -> None:
+    line = command_line(["--tracking-uri", option.format("https://ann:s3/cr:et@host:5000/x"), "a@b"])
+    assert "https://ann:***@host:5000/x" in line and "cr" not in line and line.endswith(" a@b")
+    assert command_line(["--storage", "s3://bucket/a"]) == "--storage s3://bucket/a"
 
 
 @pytest.mark.parametrize(
