@@ -121,6 +121,7 @@ TAG_TWIN_OF = "study.twin_of"  # number of the trial whose lambda = 0 twin this 
 TAG_REPLICATE_OF = "study.replicate_of"  # number of the trial that this repeats with another seed
 TAG_STOPPED_AFTER = "study.stopped_after_epochs"  # of a trial that was stopped early
 TAG_CODE_VERSION = "study.code_version"
+TAG_COMMAND = "study.command"  # the study.run command of the last session, as typed
 
 #: In a trial's first result after an interruption: (epoch, report) of the rungs that it passed before.
 PAST_RUNGS = "past_rungs"

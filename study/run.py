@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -71,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     refuse_empty(args)
+    args.typed = shlex.join(["python", "-m", "study.run", *(sys.argv[1:] if argv is None else argv)])
     path = Path(args.spec or DEFAULT_SPEC)
     spec = load_spec(path, overrides=_overrides(args))
     name = args.name or path.stem
@@ -153,7 +155,7 @@ def _on_cluster(
 ) -> int:
     from rich.console import Console
 
-    from study.ledger import Ledger, create_store, default_tracking_uri, replay, serve, settle
+    from study.ledger import Ledger, create_store, default_tracking_uri, masked, replay, serve, settle
     from study.tuning.capacity import Capacity
     from study.tuning.session import concurrency, connected, head_address, run_trials, storage_url
     from study.warmstart import warm_start
@@ -188,7 +190,7 @@ def _on_cluster(
         ledger.open_study(
             fingerprint=fingerprint,
             spec=spec.model_dump(mode="json", by_alias=True),
-            tags=tags,
+            tags={**tags, metrics.TAG_COMMAND: masked(args.typed)[:4000]},
             artifact_location=_artifact_location(args.tracking_uri, storage, name),
         )
         replay(ledger, storage.local / name / "trials")  # what a killed session could not tell

@@ -119,10 +119,12 @@ def _protocol(study: StudyTable) -> str:
     return f"{evaluation.get('protocol', '–')} with {methods} on {evaluation.get('images', '–')} images"
 
 
-def commands(study: StudyTable, options: str, as_typed: str) -> list[tuple[str, str]]:
+def commands(study: StudyTable, tags: Mapping[str, str], options: str, as_typed: str) -> list[tuple[str, str]]:
     """What for, and the command."""
     name = study.name
+    ran = [("what was typed for this study, last", tags[metrics.TAG_COMMAND])] if metrics.TAG_COMMAND in tags else []
     return [
+        *ran,
         (
             "the study again, from the specification below",
             f"python -m study.run specification.yaml --name {name}-again",
@@ -139,4 +141,7 @@ def specification(spec: Mapping[str, Any]) -> str:
     """As YAML that study.run takes."""
     import yaml
 
-    return yaml.safe_dump({k: v for k, v in spec.items() if v is not None}, sort_keys=False, allow_unicode=True)
+    kept = {k: v for k, v in spec.items() if v is not None or k == "stopping"}
+    if not (spec.get("fidelity") or {}).get("rungs"):
+        kept.pop("stopping", None)  # without a rung there is nothing to say of it
+    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from study import metrics
 from study.errors import InputError
-from study.metrics import ACCURACY, FAITHFULNESS, FAITHFULNESS_ERROR, METHODS, PARTS, Metric
+from study.metrics import ACCURACY, FAITHFULNESS, METHODS, PARTS, Metric
 
 if TYPE_CHECKING:
     from analysis.pareto import Front
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 Z = 1.959963984540054  # of a 95 % interval
 SECTIONS = 24  # front trials with a section of their own, maps and tables
-_ERRORS = {FAITHFULNESS.name: FAITHFULNESS_ERROR, ACCURACY.name: "val/accuracy_standard_error"}
 #: study.train's options by param.
 _OPTIONS = {
     "network": "--network", "epochs": "--epochs", "lr": "--lr", "reg_weight": "--reg-weight",
@@ -91,7 +90,7 @@ def score_intervals(study: StudyTable, columns: dict[str, Floats] | None, row: i
 
     found: dict[str, tuple[float, float]] = {}
     for metric in study.objectives:
-        error = study.numbers(_ERRORS.get(metric.name, ""))[row]
+        error = study.numbers(metric.error_name)[row]
         if math.isfinite(error):
             value = study.numbers(metric.name)[row]
             found[metric.name] = (value - Z * error, value + Z * error)

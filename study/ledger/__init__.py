@@ -11,7 +11,7 @@ from study.ledger.run import TrialRun
 from study.ledger.server import serve
 from study.ledger.store import create_store, studies
 from study.ledger.study import DataInput, Ledger
-from study.ledger.tracking import default_tracking_uri
+from study.ledger.tracking import default_tracking_uri, masked
 
 __all__ = [
     "DataInput",
@@ -23,6 +23,7 @@ __all__ = [
     "TrialRun",
     "create_store",
     "default_tracking_uri",
+    "masked",
     "replay",
     "serve",
     "settle",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -60,6 +61,11 @@ def shown(tracking_uri: str) -> str:
     if parts.password is None:
         return tracking_uri
     return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}"))
+
+
+def masked(text: str) -> str:
+    """A text, such as a command as it was typed, in which no URI shows its password."""
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]+@", r"\1:***@", text)
 
 
 def first_line(error: object) -> str:

@@ -10,11 +10,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 from made_studies import MakeStudy, invented_table, scored
 
 from analysis.load import load_curves, load_study
 from analysis.pareto import find_front
 from analysis.report import main
+from analysis.report.facts import specification
 from analysis.report.page import collect, render
 from analysis.report.svg import Axis, Chart
 from analysis.report.trials import SECTIONS, plain_networks, shown_rows, train_command, wilson
@@ -22,8 +24,9 @@ from benchmarks.synthetic import write_runs
 from study import metrics
 from study.config import DataConfig, TrialConfig
 from study.errors import EXIT_BAD_INPUT, run_command
-from study.ledger import Ledger, default_tracking_uri
+from study.ledger import Ledger, default_tracking_uri, masked
 from study.ledger.records import flatten, parse
+from study.spec import StudySpec, load_spec
 from study.train import config_from, parser
 
 VOID = {"meta", "link", "br", "img", "input"}
@@ -212,6 +215,24 @@ def test_a_chart_escapes_and_says_what_it_shows() -> None:
     assert 'd="M62 54L186 12"' in text
 
 
+def test_no_password_is_shown(make_study: MakeStudy) -> None:
+    ledger = make_study([])
+    typed = "python -m study.run --tracking-uri=https://me:secret@host:5000 --storage s3://key:secret@there/x"
+    ledger.open_study(fingerprint="f" * 64, spec=ledger.record().spec, tags={metrics.TAG_COMMAND: masked(typed)},
+                      artifact_location=None)  # fmt: skip
+    study = load_study(ledger)
+    content = collect(ledger, study, load_curves(ledger, study), None, typed, " --tracking-uri http://a:secret@h")
+    text = render(content, [])
+    assert "secret" not in text and text.count("https://me:***@host:5000") == 2 and "s3://key:***@there/x" in text
+
+
 def test_wilson_by_hand() -> None:
     assert wilson(0.5, 100) == pytest.approx((0.40383, 0.59617), abs=1e-5)
     assert wilson(0.0, 10) == pytest.approx((0.0, 0.27753), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["quick", "laptop", "cifar100", "paper"])
+def test_the_specification_on_the_page_is_the_studys(name: str) -> None:
+    spec = load_spec(Path(__file__).parents[2] / "search_spaces" / f"{name}.yaml")
+    text = specification(spec.model_dump(mode="json", by_alias=True))
+    assert StudySpec.model_validate(yaml.safe_load(text)) == spec
