@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.errors import run_command
+from study.errors import Parser, refuse_empty, run_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,16 +46,16 @@ class Importance:
 
 
 def parser() -> argparse.ArgumentParser:
-    from analysis.load import add_study_arguments
+    from analysis.load import add_study_arguments, folder
 
-    parse = argparse.ArgumentParser(
+    parse = Parser(
         prog="python -m analysis.importance",
         description="Importance of every searched parameter for every objective and for the front (PED-ANOVA), and the "
         "effect of lambda with everything else held level: tables and figures.",
     )
     add_study_arguments(parse)
     parse.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the figures (default: STORAGE/STUDY/analysis)"
+        "--out", type=folder, metavar="DIR", help="folder of the figures (default: STORAGE/STUDY/analysis)"
     )
     parse.add_argument("--json", action="store_true", help="end stdout with one line of JSON")
     return parse
@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    refuse_empty(args)
     from analysis.effect import lambda_effects
     from analysis.figure_importance import draw_effects, draw_importance
     from analysis.load import cache_folder, ledger_from, load_study, repeated_options

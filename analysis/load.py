@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.errors import run_command
+from study.errors import Parser, refuse_empty, run_command
 from study.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
@@ -35,19 +35,22 @@ _KEY = b"study.kept"
 
 
 def parser() -> argparse.ArgumentParser:
-    parse = argparse.ArgumentParser(
+    parse = Parser(
         prog="python -m analysis.load",
         description="Write a study's two tables as Parquet files: all trials, failed and stopped ones labelled, and "
         "the curves of all their metrics.",
     )
     add_study_arguments(parse)
-    parse.add_argument("--out", type=Path, metavar="DIR", help="folder of the files (default: STORAGE/STUDY/analysis)")
+    parse.add_argument(
+        "--out", type=folder, metavar="DIR", help="folder of the files (default: STORAGE/STUDY/analysis)"
+    )
     parse.add_argument("--fresh", action="store_true", help="forget what was read before and read the whole ledger")
     return parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    refuse_empty(args)
     from study.storage import Storage
 
     ledger, storage = ledger_from(args)
@@ -168,6 +171,13 @@ def add_study_arguments(parse: argparse.ArgumentParser) -> None:
     parse.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow server or store (default: mlflow.db in the results folder)"
     )
+
+
+def folder(text: str) -> Path:
+    """Type of an argument; refuses the empty text that a shell variable without value leaves."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; give a folder or leave it out")
+    return Path(text).expanduser()
 
 
 def ledger_from(args: argparse.Namespace) -> tuple[Ledger, Storage]:

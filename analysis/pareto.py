@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study import metrics
-from study.errors import run_command
+from study.errors import Parser, refuse_empty, run_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,20 +28,23 @@ _PIPED_WIDTH = 140  # characters where stdout is no terminal: nothing is cut
 
 
 def parser() -> argparse.ArgumentParser:
-    from analysis.load import add_study_arguments
+    from analysis.load import add_study_arguments, folder
 
-    parse = argparse.ArgumentParser(
+    parse = Parser(
         prog="python -m analysis.pareto",
         description="The Pareto front of a study's complete trials: table, hypervolume, figure, Parquet file.",
     )
     add_study_arguments(parse)
-    parse.add_argument("--out", type=Path, metavar="DIR", help="folder of the files (default: STORAGE/STUDY/analysis)")
+    parse.add_argument(
+        "--out", type=folder, metavar="DIR", help="folder of the files (default: STORAGE/STUDY/analysis)"
+    )
     parse.add_argument("--json", action="store_true", help="end stdout with one line of JSON")
     return parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    refuse_empty(args)
     from analysis.load import cache_folder, ledger_from, load_curves, load_study, repeated_options
 
     ledger, storage = ledger_from(args)

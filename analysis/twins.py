@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study import metrics
-from study.errors import InputError, run_command
+from study.errors import InputError, Parser, refuse_empty, run_command
 from study.metrics import PARTS
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Pair:
 def parser() -> argparse.ArgumentParser:
     from analysis.load import add_study_arguments
 
-    parse = argparse.ArgumentParser(
+    parse = Parser(
         prog="python -m analysis.twins",
         description="Front networks with lambda > 0 against their twins with lambda = 0, paired by validation image.",
     )
@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    refuse_empty(args)
     from analysis.load import ledger_from, load_study, repeated_options
     from analysis.pareto import front_mask
 

@@ -9,26 +9,29 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from study.errors import Parser, refuse_empty
+
 REPORT_FILE = "report.html"
 FIGURES = "figures"
 
 
 def parser() -> argparse.ArgumentParser:
-    from analysis.load import add_study_arguments
+    from analysis.load import add_study_arguments, folder
 
-    parse = argparse.ArgumentParser(
+    parse = Parser(
         prog="python -m analysis.report",
         description="Write one self-contained HTML page that shows what a study found (front with saliency maps, "
         "curves, importance, the effect of lambda, cost, failures, commands), and every figure as PNG and SVG.",
     )
     add_study_arguments(parse)
-    parse.add_argument("--out", type=Path, metavar="DIR", help="folder of page and figures (default: STORAGE/STUDY)")
+    parse.add_argument("--out", type=folder, metavar="DIR", help="folder of page and figures (default: STORAGE/STUDY)")
     parse.add_argument("--data", metavar="SRC", help="where the study's images are on this machine (default: as then)")
     return parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    refuse_empty(args)
     from analysis.load import cache_folder, ledger_from, load_curves, load_study, repeated_options
     from study.storage import Storage
 

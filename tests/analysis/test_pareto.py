@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import subprocess
@@ -164,3 +165,12 @@ def test_help_imports_nothing_heavy(module: str) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert ended.stderr.strip() == ""
+
+
+@pytest.mark.parametrize("module", ["load", "pareto", "importance", "twins", "report"])
+@pytest.mark.parametrize("arguments", [[], ["demo", "--storage", ""], ["demo", "--what"], [""], ["demo", "--out", ""]])
+def test_a_refusal_is_one_line(module: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    command = importlib.import_module(f"analysis.{module}").main
+    assert run_command(command, arguments) == EXIT_BAD_INPUT
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1 and printed.err.startswith("error: ") and not printed.out
