@@ -11,6 +11,7 @@ from typing import Any
 import moocore
 import numpy as np
 import optuna
+import yaml
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
@@ -18,6 +19,7 @@ from ray.tune.search.optuna import OptunaSearch
 from benchmarks.replay import ACCURACY, FAITHFULNESS, SUM
 from study.space import Point, ordered
 from study.spec import StudySpec
+from study.terms import Stopping
 from study.tuning.proposer import Learning, encode, suggest_point
 from study.tuning.rungs import Rungs
 from study.tuning.scheduler import StudyScheduler
@@ -33,6 +35,10 @@ class Entrant:
     searcher: Searcher
     scheduler: TrialScheduler
     scored_at_rungs: bool
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        return self.spec.fidelity.rungs
 
     def point(self, config: dict[str, Any]) -> Point:
         if "point" in config:
@@ -134,15 +140,39 @@ CONTENDERS: dict[str, Callable[[StudySpec], Entrant]] = {
     "asha_sum_random": lambda spec: stock(spec, [SUM], asha=True, random=True),
     "naive": naive,
     "ours": lambda spec: ours(spec),
-    # Ours with one thing changed: what is each worth?
-    "ours_tpe": lambda spec: ours(spec, sampler="tpe"),
-    "ours_gp": lambda spec: ours(spec, sampler="gp"),
-    "ours_random": lambda spec: ours(spec, sampler="random"),
-    "ours_fifo": lambda spec: ours(spec, stopping=None),
-    "ours_as_complete": lambda spec: ours(spec, learning="as_complete"),
-    "ours_ignore": lambda spec: ours(spec, learning="ignore"),
-    "ours_exact": lambda spec: ours(spec, stopping={"noise_tolerance": 0.0}),
 }
 #: What a plain run compares.
 MAIN = ("fifo_tpe", "fifo_random", "nsga2", "asha_accuracy", "asha_sum", "asha_accuracy_random", "asha_sum_random",
         "naive", "ours")  # fmt: skip
+
+
+def contender(name: str) -> Callable[[StudySpec], Entrant]:
+    """By name; ``ours:KEY=VALUE:...`` is ours with something changed, to see what it is worth.
+
+    Keys: ``sampler``, ``learning``, ``rungs`` (epochs joined by +), ``stopping=null``, and those of ``stopping``
+    (``reduction``, ``brackets``, ``noise_tolerance``, ``keep_baselines``). Raises KeyError for an unknown name.
+    """
+    base, *settings = name.split(":")
+    if base != "ours" or not settings:
+        return CONTENDERS[name]
+    changes: dict[str, Any] = {"stopping": {}}
+    for setting in settings:
+        key, value = setting.split("=")
+        if key == "stopping":
+            changes["stopping"] = None
+        elif key == "rungs":
+            changes["fidelity"] = tuple(int(epoch) for epoch in value.split("+"))
+        elif key in ("sampler", "learning"):
+            changes[key] = value
+        elif key in Stopping.model_fields:
+            changes["stopping"][key] = yaml.safe_load(value)
+        else:
+            raise KeyError(name)
+
+    def make(spec: StudySpec) -> Entrant:
+        mine = dict(changes)
+        if "fidelity" in mine:
+            mine["fidelity"] = spec.fidelity.model_copy(update={"rungs": mine["fidelity"]})
+        return ours(spec, **mine)
+
+    return make

@@ -29,6 +29,7 @@ class Contender(Protocol):
 
     searcher: Searcher
     scheduler: TrialScheduler
+    rungs: tuple[int, ...]  # epochs after which its trials report, besides the last
     scored_at_rungs: bool  # faithfulness is paid for at rungs, not at the end alone
 
     def point(self, config: dict[str, Any]) -> Point:
@@ -69,21 +70,23 @@ class _Running:
 class Cluster:
     """``workers`` that each run one trial at a time.
 
-    A trial reports after its study's rungs and after its last epoch; between them nothing is decided.
+    A trial reports after the rungs and after its last epoch; between them nothing is decided.
     """
 
-    def __init__(self, surrogate: Surrogate, *, workers: int, rungs: tuple[int, ...], epochs: int) -> None:
+    def __init__(self, surrogate: Surrogate, *, workers: int, epochs: int) -> None:
         self._surrogate = surrogate
         self._workers = workers
-        self._rungs = tuple(r for r in rungs if r < epochs)
         self._epochs = epochs
-        missing = sorted({*self._rungs, epochs} - set(surrogate.epochs))
-        if missing:
-            raise ValueError(f"no scores were recorded after epoch {missing[0]}; there are {surrogate.epochs}")
 
     def run(self, contender: Contender, *, seed: int, trials: int, seconds: float = np.inf) -> Replay:
-        """Until ``trials`` have begun and ended, or for ``seconds`` of virtual time."""
-        replay, at_rungs = Replay(), {epoch: [] for epoch in self._rungs}
+        """Until ``trials`` have begun and ended, or for ``seconds`` of virtual time.
+
+        Raises ValueError for a rung after which no scores were recorded.
+        """
+        missing = sorted({*contender.rungs, self._epochs} - set(self._surrogate.epochs))
+        if missing:
+            raise ValueError(f"no scores were recorded after epoch {missing[0]}; there are {self._surrogate.epochs}")
+        replay, at_rungs = Replay(), {epoch: [] for epoch in contender.rungs}
         numbers, order = itertools.count(), itertools.count()
         events: list[tuple[float, int, _Running]] = []
 
@@ -96,7 +99,7 @@ class Cluster:
             point = contender.point(config)
             trial = SimpleNamespace(trial_id=trial_id, config=config)
             contender.scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
-            running = _Running(trial, point, self._surrogate.shown(point, seed), [*self._rungs, self._epochs])
+            running = _Running(trial, point, self._surrogate.shown(point, seed), [*contender.rungs, self._epochs])
             start = START_EPOCHS * self._surrogate.typical_seconds()
             heapq.heappush(events, (now + start + self._seconds(contender, running, 0), next(order), running))
 

@@ -19,7 +19,7 @@ from typing import Any
 import moocore
 import numpy as np
 
-from benchmarks.contenders import CONTENDERS, MAIN
+from benchmarks.contenders import CONTENDERS, MAIN, contender
 from benchmarks.replay import Cluster, Replay
 from benchmarks.surrogate import Surrogate
 from study import metrics
@@ -93,13 +93,13 @@ def replay_seed(task: tuple[int, tuple[str, ...]]) -> tuple[int, dict[str, Progr
     seed, names = task
     spec = _surrogate.spec.model_copy(update={"seed": seed})
     spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={"trials": _MOST_TRIALS})})
-    cluster = Cluster(_surrogate, workers=_workers, rungs=spec.fidelity.rungs, epochs=spec.fidelity.max_epochs)
-    yardstick = cluster.run(CONTENDERS[YARDSTICK](spec), seed=seed, trials=TRIALS)
+    cluster = Cluster(_surrogate, workers=_workers, epochs=spec.fidelity.max_epochs)
+    yardstick = cluster.run(contender(YARDSTICK)(spec), seed=seed, trials=TRIALS)
     budget = yardstick.seconds
     found = {YARDSTICK: Progress.judge(yardstick, _surrogate.truth, budget)}
     for name in names:
         if name != YARDSTICK:
-            replay = cluster.run(CONTENDERS[name](spec), seed=seed, trials=_MOST_TRIALS, seconds=budget)
+            replay = cluster.run(contender(name)(spec), seed=seed, trials=_MOST_TRIALS, seconds=budget)
             found[name] = Progress.judge(replay, _surrogate.truth, budget)
     return seed, found
 
@@ -194,7 +194,8 @@ def describe(surrogate: Surrogate) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parse = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__)
     parse.add_argument("--seeds", default="100-129", help="first-last; those below 100 are for tuning")
-    parse.add_argument("--methods", default=",".join(MAIN), help=f"of {', '.join(CONTENDERS)}")
+    known = f"{', '.join(CONTENDERS)}, and ours:KEY=VALUE for ours with something changed"
+    parse.add_argument("--methods", default=",".join(MAIN), help=f"of {known}")
     parse.add_argument("--workers", type=int, default=8, help="of the simulated cluster")
     parse.add_argument("--processes", type=int, default=2, help="of this machine")
     parse.add_argument("--curves", type=Path, default=CURVES)
@@ -202,9 +203,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     first, _, last = args.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
     names = tuple(dict.fromkeys([YARDSTICK, *args.methods.split(",")]))
-    unknown = [n for n in names if n not in CONTENDERS]
-    if unknown:
-        parse.error(f"--methods: no {unknown[0]}; there are {', '.join(CONTENDERS)}")
+    for name in names:
+        try:
+            contender(name)
+        except (KeyError, ValueError):
+            parse.error(f"--methods: no {name}; there are {known}")
     if not args.curves.is_file():
         parse.error(f"--curves {args.curves}: no such table; `python -m benchmarks.record_curves` records one")
     spec: StudySpec = load_spec(SPEC)

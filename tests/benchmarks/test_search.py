@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import search
-from benchmarks.contenders import CONTENDERS
+from benchmarks.contenders import CONTENDERS, contender
 from benchmarks.record_curves import SCORED, SPEC, points
 from benchmarks.replay import START_EPOCHS, Cluster, Replay
 from benchmarks.search import Progress, interval, ratios, replay_seed, volume
@@ -84,7 +84,7 @@ def test_a_training_is_fixed_by_point_and_seed(surrogate: Surrogate, spec: Study
 
 @pytest.mark.slow
 def test_time_on_one_worker_is_the_sum_of_its_trials(surrogate: Surrogate, spec: StudySpec) -> None:
-    cluster = Cluster(surrogate, workers=1, rungs=spec.fidelity.rungs, epochs=EPOCHS)
+    cluster = Cluster(surrogate, workers=1, epochs=EPOCHS)
     replay = cluster.run(CONTENDERS["fifo_random"](spec), seed=3, trials=5)
     assert len(replay.ended) == 5
     expected = 0.0
@@ -94,7 +94,7 @@ def test_time_on_one_worker_is_the_sum_of_its_trials(surrogate: Surrogate, spec:
         assert (epoch, score) == pytest.approx((plain + 0.25, 1.0))
         expected += START_EPOCHS * surrogate.typical_seconds() + EPOCHS * epoch + score
     assert replay.seconds == pytest.approx(expected)
-    two = Cluster(surrogate, workers=2, rungs=spec.fidelity.rungs, epochs=EPOCHS)
+    two = Cluster(surrogate, workers=2, epochs=EPOCHS)
     assert two.run(CONTENDERS["fifo_random"](spec), seed=3, trials=5).seconds < 0.7 * expected
 
 
@@ -104,15 +104,15 @@ def test_a_search_is_fixed_by_its_seed_and_stops_no_dominating_trial(
 ) -> None:
     monkeypatch.setattr(search, "TRIALS", 16)
     search._prepare(surrogate, 4)
-    names = ("fifo_tpe", "asha_sum", "naive", "ours_tpe")
+    names = ("fifo_tpe", "asha_sum", "naive", "ours:sampler=tpe")
     found = dict([replay_seed((7, names)), replay_seed((8, names))])
     _, again = replay_seed((7, names))
     for name in names:
         assert (found[7][name].seconds == again[name].seconds).all()
         assert (found[7][name].volume == again[name].volume).all()
         assert found[7][name].complete > 0 and (np.diff(found[7][name].volume) >= 0).all()
-    assert all(p["ours_tpe"].wrong_stops == 0 for p in found.values())
-    assert found[7]["ours_tpe"].begun > found[7]["fifo_tpe"].begun
+    assert all(p["ours:sampler=tpe"].wrong_stops == 0 for p in found.values())
+    assert found[7]["ours:sampler=tpe"].begun > found[7]["fifo_tpe"].begun
     own, whole = ratios(found, "fifo_tpe")
     assert (own == 1).all() and (whole <= 1).all()
 
@@ -129,3 +129,14 @@ def test_time_to_a_volume_and_area() -> None:
 def test_intervals_of_medians_survive_searches_that_never_arrived() -> None:
     middle, low, high = interval(np.array([0.1, 0.2, 0.3, math.inf]))
     assert middle == 0.25 and low == pytest.approx(0.1) and high == math.inf
+
+
+def test_what_is_changed_about_ours(spec: StudySpec) -> None:
+    entrant = contender("ours:reduction=4:noise_tolerance=0.5:sampler=tpe:rungs=2+6")(spec)
+    assert entrant.spec.halving is not None and entrant.spec.sampler == "tpe"
+    assert (entrant.spec.halving.reduction, entrant.spec.halving.noise_tolerance) == (4, 0.5)
+    assert entrant.rungs == (2, 6) and entrant.scored_at_rungs
+    assert contender("ours:stopping=null")(spec).spec.halving is None
+    for name in ("theirs", "ours:nonsense=1"):
+        with pytest.raises(KeyError):
+            contender(name)
