@@ -11,6 +11,7 @@ from study import metrics
 from study.config import TrialConfig
 from study.ledger import Ledger, TrialBook
 from study.storage import Storage, trial_folder
+from study.tuning.faults import error_of
 from study.tuning.searcher import StudySearcher
 
 
@@ -50,7 +51,7 @@ class LedgerEnds(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if self._lost(trial.trial_id):
             return
-        error = trial.get_pickled_error() or trial.get_error()
+        error = error_of(trial) or trial.get_error()
         last = str(error).strip().splitlines()[-1] if error else "its worker process died"
         self._finish(trial, metrics.FAILED, last[:400], {})
         self._heard.pop(trial.trial_id, None)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.exceptions import RayActorError, RayTaskError
 
 from study import metrics
@@ -54,6 +54,15 @@ def machine_is_gone(error: BaseException | None) -> bool:
     return False
 
 
+def error_of(trial: Any) -> BaseException | None:
+    """A trial's latest error. Ray's own way reads its storage, where the error arrives later, or never."""
+    file = trial.pickled_error_file
+    try:
+        return cloudpickle.loads(Path(file).read_bytes()) if file else None
+    except Exception:  # of whatever class an error is, it may not be loadable here
+        return None
+
+
 def _node_of(actor_id: Any) -> dict[str, Any] | None:
     if not actor_id:
         return None
@@ -90,7 +99,7 @@ class Faults(tune.Callback):
             return False
         key = trial_id, trial.num_failures
         if key not in self._judged:
-            error = trial.get_pickled_error()
+            error = error_of(trial)
             self._judged[key] = machine_is_gone(error)
             kind = LOST if self._judged[key] else WORKER if isinstance(error, RayActorError) else ERROR
             self.note(kind, trial.config["number"], error)

@@ -121,8 +121,12 @@ def run_trials(
     cluster: dict[str, float],
     time_budget: float | None,
     console: Console,
+    trainable: type[StudyTrainable] = StudyTrainable,
 ) -> None:
-    """Run everything that :meth:`StudySearcher.remaining` counts, or until ``time_budget`` seconds are over."""
+    """Run everything that :meth:`StudySearcher.remaining` counts, or until ``time_budget`` seconds are over.
+
+    ``trainable`` is what a trial is to Ray; a benchmark has trials that only sleep.
+    """
     total = searcher.remaining()
     if total == 0:
         return
@@ -143,9 +147,8 @@ def run_trials(
     guard = StorageGuard(storage.local, faults)
     following = Following(searcher, capacity, faults.lost)
     start = time.monotonic()
-    trainable = tune.with_resources(StudyTrainable, {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus})
     tuner = tune.Tuner(
-        trainable,
+        tune.with_resources(trainable, {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=following,
             scheduler=StudyScheduler(spec, searcher),
@@ -175,7 +178,7 @@ def run_trials(
     if following.returned and (left is None or left > 0):  # handed back when Ray had stopped asking for more
         run_trials(
             *(spec, searcher), storage=storage, study=study, ledger=ledger, cluster=cluster, time_budget=left,
-            console=console,
+            console=console, trainable=trainable,
         )  # fmt: skip
 
 

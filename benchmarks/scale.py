@@ -1,0 +1,183 @@
+"""What running a study costs beside its trials, by the number of nodes: ``python -m benchmarks.scale``.
+
+Trials only sleep, so every second beyond trials × seconds / slots is the study's own: proposing, starting, reporting,
+telling the ledger. Everything else is the product: searcher, scheduler, callbacks, books. The nodes are raylets on this
+machine, each with slots of its own. Ends with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import platform
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from study.tuning.session import concurrency, run_trials, storage_url  # first: it sets what Ray reads when imported
+
+# isort: split
+import ray
+from ray.cluster_utils import Cluster
+from rich.console import Console
+
+from study import metrics
+from study.config import TrialConfig
+from study.ledger import Ledger, TrialBook, create_store, default_tracking_uri, settle
+from study.spec import StudySpec
+from study.storage import Storage
+from study.tuning.searcher import StudySearcher
+from study.tuning.trainable import StudyTrainable, trial_folder
+
+STUDY = "scale"
+
+
+class Nap:
+    """What :class:`study.trial.Trial` is to its trainable: one epoch, which is slept through."""
+
+    def __init__(self, seconds: float, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.history: list[dict[str, float]] = []
+        self.reason = ""
+        self._seconds = seconds
+        self._start = time.time()
+
+    finished = property(lambda self: bool(self.history))
+    epoch = property(lambda self: len(self.history))
+    state = property(lambda self: metrics.COMPLETE if self.history else metrics.RUNNING)
+
+    def step(self) -> None:
+        time.sleep(self._seconds)
+        scores = {m.ledger_name: 50.0 for m in metrics.OBJECTIVES.values()}
+        more = {f"made/{i}": float(i) for i in range(25)}  # a real report has about thirty numbers
+        timing = {metrics.EPOCH_SECONDS: self._seconds, metrics.EVALUATION_SECONDS: 0.0}
+        self.history.append({"epoch": 1, **timing, **scores, **more})
+        (self.folder / "slept").write_text(f"{self._start} {time.time()}")
+
+
+class Silent:
+    """A book that nobody reads."""
+
+    superseded = False
+
+    def report(self, history: object) -> None: ...
+
+    def finish(self, state: str, **what: object) -> None: ...
+
+
+class SleepingTrainable(StudyTrainable):
+    """The product's trainable, with a nap for a trial."""
+
+    def _open(self, config: dict[str, Any]) -> None:
+        self._trial_config = TrialConfig.from_dict(config["trial"])
+        folder = trial_folder(Storage(Path(config["storage"])), config["study"], config["number"])
+        self.trial = Nap(config["seconds"], folder)  # type: ignore[assignment]
+        self.book = Silent()  # type: ignore[assignment]
+        if config["ledger"]:
+            self.book = TrialBook(
+                Ledger(config["tracking_uri"], config["study"]), folder, trial=config["number"],
+                seed=self._trial_config.seed, params=self._trial_config.to_dict(), tags={},
+            )  # fmt: skip
+
+    def _finish(self) -> None:
+        scores = {k: v for k, v in self.trial.history[-1].items() if k != "epoch"}
+        self.book.finish(metrics.COMPLETE, scores=scores)
+
+
+def specification(trials: int, sampler: str) -> StudySpec:
+    return StudySpec.model_validate(
+        {
+            "objectives": {"accuracy": "maximize", "faithfulness": "maximize"},
+            "space": {
+                "lr": {"float": [0.01, 1], "log": True},
+                "reg_weight": {"float": [1e-3, 10], "log": True, "zero": True},
+            },
+            "fixed": {"network": "tiny"},
+            "fidelity": {"max_epochs": 1},
+            "budget": {"trials": trials},
+            "sampler": sampler,
+        }
+    )
+
+
+def measure(nodes: int, slots: int, trials: int, seconds: float, sampler: str, *, ledger: bool) -> dict[str, float]:
+    """Run a study of naps: ``efficiency`` is ideal over real time, ``overhead_ms`` a slot's unused time per trial.
+
+    Time runs from the first trial's start to the last one's end; the session's own start is ``startup`` seconds.
+    """
+    spec = specification(trials, sampler)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(nodes):
+        cluster.add_node(num_cpus=slots)
+    try:
+        ray.init(address=cluster.address, logging_level=40, log_to_driver=False)
+        with tempfile.TemporaryDirectory(prefix="scale") as folder:
+            storage = Storage(Path(folder))
+            (storage.local / STUDY).mkdir()
+            uri = default_tracking_uri(storage.local)
+            books = Ledger(uri, STUDY)
+            if ledger:
+                create_store(uri)
+                books.open_study(fingerprint="scale", spec={}, tags={}, artifact_location=None)
+            settings = {
+                "study": STUDY, "storage": folder, "storage_uri": None, "tracking_uri": uri, "cpus": 1, "gpus": 0,
+                "tags": {}, "seconds": seconds, "ledger": ledger,
+            }  # fmt: skip
+            searcher = StudySearcher(spec, storage_url(storage.local / STUDY), STUDY, settings)
+            begun = time.time()
+            run_trials(
+                spec, searcher, storage=storage, study=STUDY, ledger=books, cluster=ray.cluster_resources(),
+                time_budget=None, console=Console(file=io.StringIO()), trainable=SleepingTrainable,
+            )  # fmt: skip
+            at_once = concurrency(spec.resources, ray.cluster_resources())
+            slept = [tuple(map(float, f.read_text().split())) for f in storage.local.rglob("slept")]
+            told = settle(books, storage.local / STUDY / "trials", complete=True) if ledger else 0
+            assert len(slept) == trials and told == 0, f"{len(slept)} of {trials} trials, {told} not told"
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    first, last = min(start for start, _ in slept), max(end for _, end in slept)
+    took, ideal = last - first, -(-trials // at_once) * seconds
+    return {
+        "efficiency": round(ideal / took, 3),
+        "overhead_ms": round(1000 * (took * at_once / trials - seconds), 1),
+        "startup": round(first - begun, 1),
+        "trials_per_second": round(trials / took, 2),
+    }
+
+
+def main() -> None:
+    parse = argparse.ArgumentParser(description=__doc__)
+    parse.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4, 8])
+    parse.add_argument("--slots", type=int, default=2, help="trials at once on one node")
+    parse.add_argument("--trials", type=int, default=1000)
+    parse.add_argument("--seconds", type=float, default=1.0, help="that a trial sleeps")
+    parse.add_argument("--sampler", default="auto")
+    args = parse.parse_args()
+    print(f"{args.trials} trials of {args.seconds:g} s, {args.slots} slots a node, {platform.machine()}")
+    print(f"{'nodes':>6}{'ledger':>8}{'efficiency':>12}{'overhead/trial':>16}{'trials/s':>10}{'startup':>9}")
+    found: dict[bool, dict[int, dict[str, float]]] = {True: {}, False: {}}
+    for nodes in args.nodes:
+        for ledger in (True, False):
+            result = measure(nodes, args.slots, args.trials, args.seconds, args.sampler, ledger=ledger)
+            found[ledger][nodes] = result
+            print(
+                f"{nodes:>6}{'MLflow' if ledger else 'none':>8}{result['efficiency']:>11.1%}"
+                f"{result['overhead_ms']:>13.0f} ms{result['trials_per_second']:>10.2f}{result['startup']:>8.1f}s",
+                flush=True,
+            )
+    shown = {
+        name: {str(nodes): result[what] for nodes, result in found[ledger].items()}
+        for name, what, ledger in (
+            ("efficiency", "efficiency", True), ("efficiency_without_ledger", "efficiency", False),
+            ("overhead_ms", "overhead_ms", True), ("overhead_ms_without_ledger", "overhead_ms", False),
+        )
+    }  # fmt: skip
+    print(json.dumps({**shown, "trials": args.trials, "seconds": args.seconds, "slots": args.slots}))
+
+
+if __name__ == "__main__":
+    main()
