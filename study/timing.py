@@ -32,7 +32,7 @@ _SLOT = 0.7  # seconds that one kind of work is repeated before the next has its
 _SMALL = 16  # images with which a slow network is timed
 _TOO_SLOW = 3.0  # seconds of a step above which it is timed with fewer images
 _KINDS = ("plain", "regularized", "classified", "scored", "saved")
-_NICENESS = 15  # Ray's for its workers (RAY_worker_niceness)
+_NICENESS = "RAY_worker_niceness"  # Ray's workers are that nice, 15 unless said otherwise
 _LOAD_THE_STACK = "import study.tuning.session, study.trial"
 
 
@@ -177,7 +177,7 @@ def _child(
 
     from study.trial import default_device
 
-    os.nice(_NICENESS)
+    os.nice(int(os.environ.get(_NICENESS, 15)))
     device = default_device()
     if device.type == "cpu":
         torch.set_num_threads(threads)
