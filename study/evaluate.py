@@ -187,14 +187,17 @@ def _split(dataset: Dataset, args: argparse.Namespace, subjects: Sequence[Subjec
     from study.storage import Storage
 
     when = datetime.now(UTC).isoformat(timespec="milliseconds")
+    storage = Storage.parse(args.storage)
     for subject in subjects:
         study = subject.card.get("study") or subject.name.rpartition("/")[0]
         if subject.run_id is not None and not Path(subject.name).exists():
             entry = {"when": when, "run_id": subject.run_id, "purpose": "study.evaluate"}
-            note_look(Storage.parse(args.storage), study, entry)
+            note_look(storage, study, entry)
             looks = _ledger(study, args).log_test_opening(**entry)
             print(f"{subject.name}: scoring on the test split (look {looks} in this study)", file=sys.stderr)
         else:
+            if subject.run_id is not None and (storage.local / study).is_dir():  # exported, and its study is here
+                note_look(storage, study, {"when": when, "run_id": subject.run_id, "purpose": "study.evaluate"})
             print(f"{subject.name}: scoring on the test split; choose nothing by what it shows", file=sys.stderr)
     return dataset.test()
 
