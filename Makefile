@@ -1,6 +1,6 @@
 # `make help` lists what there is. Everything installs itself into .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help study test soak check ui clean
+.PHONY: help study test soak check ui clean audit
 SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 RUN := .venv/bin/python -m
@@ -33,6 +33,12 @@ check: $(STAMP)  ## lint and types
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+
+audit: $(STAMP)  ## known vulnerabilities of the pinned packages; where nobody can be asked, it says so and passes
+	@found=$$(timeout 300 .venv/bin/pip-audit -r constraints.txt --no-deps --disable-pip --progress-spinner off 2>&1); \
+		echo "$$found" | grep -c 'could not be audited' | sed 's/$$/ packages could not be audited/'; \
+		if echo "$$found" | grep -qE '^Found [0-9]+ known vulnerabilit'; then echo "$$found" | grep -v 'could not be'; exit 1; fi; \
+		echo "$$found" | grep -E 'known vulnerabilit|Error' | tail -1
 
 ui: $(STAMP)  ## browse the ledger at http://127.0.0.1:5000
 	@$(RUN) study.ui
