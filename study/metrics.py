@@ -60,6 +60,8 @@ LEARNING_RATE = "train/lr"  # at the end of the epoch
 EPOCH_SECONDS = "time/epoch_seconds"  # wall clock of one training epoch
 EVALUATION_SECONDS = "time/evaluation_seconds"  # wall clock of one scoring
 
+SYSTEM_METRICS = "system/"  # + MLflow's name, which has the unit; step = seconds since the run was first opened
+
 #: Saliency methods: name -> the literature's name.
 METHODS: dict[str, str] = {
     "grad_cam": "Grad-CAM (Selvaraju et al. 2017)",

@@ -66,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     add("--price", type=float, metavar="P", help="plan: of a GPU-hour, or of a machine-hour where no GPU is asked for")
     add("--profile", metavar="FILE", help="plan: speeds from this file, recorded where the study will run")
     add("--save-profile", metavar="FILE", help="plan: write the speeds timed here to this file")
+    add("--system-metrics", action="store_true", help="log processor, memory, disk, network and GPU use every 10 s")
     return parse
 
 
@@ -205,6 +206,7 @@ def _on_cluster(
                 "tracking_uri": tracking_uri,
                 "cpus": spec.resources.cpus,
                 "gpus": spec.resources.gpus,
+                "system_metrics": args.system_metrics,
                 "tags": tags,
             },
         )

@@ -4,6 +4,7 @@ The only room that knows MLflow, which is imported when a ledger is first used. 
 """
 
 from study.ledger.book import TrialBook, replay, settle
+from study.ledger.machine import MachineSampler
 from study.ledger.numbers import SupersededError
 from study.ledger.presentation import view_path
 from study.ledger.records import StudyRecord, TrialRecord
@@ -16,6 +17,7 @@ from study.ledger.tracking import default_tracking_uri, masked
 __all__ = [
     "DataInput",
     "Ledger",
+    "MachineSampler",
     "StudyRecord",
     "SupersededError",
     "TrialBook",

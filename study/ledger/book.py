@@ -76,6 +76,10 @@ class TrialBook:
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) < _CAPACITY or self._away or self.superseded)
 
+    def sample(self, values: Mapping[str, float]) -> None:
+        """Add what the machine does now (MLflow's names of system metrics). Never waits."""
+        self._add({"sample": {**values, REPORT_MS: int(time.time() * 1000)}})
+
     def finish(
         self,
         state: str,
@@ -104,7 +108,7 @@ class TrialBook:
 
     def _add(self, entry: Entry, *, last: bool = False) -> None:
         with self._changed:
-            if self.superseded:
+            if self.superseded or self._ended:
                 return
             if not self._waiting:  # the file was cleared when all was told
                 self._journal.append(self._opening)
@@ -161,6 +165,7 @@ def deliver(ledger: Ledger, entries: Sequence[Entry], run: TrialRun | None = Non
         inputs = [DataInput(**i) for i in entries[0]["inputs"]]
         run = ledger.open_trial(**entries[0]["open"], inputs=inputs)
     run.sync([e["report"] for e in entries if "report" in e])
+    run.sample([e["sample"] for e in entries if "sample" in e])
     for entry in entries:
         if "finish" in entry:
             run.finish(**entry["finish"], files=[Path(file) for file in entry["files"]])
@@ -213,14 +218,14 @@ def _attempt_of(file: Path) -> str:
 
 
 def _taken_over(file: Path) -> list[Entry]:
-    """Reports that an attempt which is over did not tell."""
+    """Reports and samples that an attempt which is over did not tell."""
     try:
         journal = Journal(file)
     except BlockingIOError:
         return []  # it is still alive, and finds out for itself that it is superseded
-    reports = [entry for entry in journal.entries() if "report" in entry]
+    untold = [entry for entry in journal.entries() if "report" in entry or "sample" in entry]
     journal.close()
-    return reports
+    return untold
 
 
 def _remove(file: Path) -> None:

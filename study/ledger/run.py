@@ -30,9 +30,11 @@ class TrialRun:
     Every write first reads whose run it is, and raises :class:`SupersededError` where another attempt took it over.
     """
 
-    def __init__(self, client: Any, run_id: str, attempt: str) -> None:
+    def __init__(self, client: Any, run_id: str, attempt: str, start_ms: int = 0) -> None:
+        """``start_ms``: when the run was first opened (Unix, ms)."""
         self.run_id = run_id
         self.attempt = attempt
+        self._start_ms = start_ms
         self._client = client
         history = client.get_metric_history(run_id, EPOCH_METRIC)
         self._epoch = max((m.step for m in history), default=0)
@@ -56,6 +58,17 @@ class TrialRun:
             epoch = int(report["epoch"])
         if waiting:
             self._send(waiting, epoch)
+
+    def sample(self, samples: Sequence[Mapping[str, float]]) -> None:
+        """Log system metrics, step = seconds since the run was first opened; the same again changes nothing."""
+        numbers: list[Number] = []
+        for values in samples:
+            second = max(0, int(values[REPORT_MS] - self._start_ms) // 1000)
+            numbers += _numbers(
+                {metrics.SYSTEM_METRICS + k if k != REPORT_MS else k: v for k, v in values.items()}, second
+            )
+        for i in range(0, len(numbers), _METRICS):
+            write_numbers(self._client, self.run_id, self.attempt, numbers[i : i + _METRICS])
 
     def finish(
         self,

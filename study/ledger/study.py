@@ -160,7 +160,7 @@ class Ledger:
             tags = {}  # they were written when it was created
         log_texts(self._client, run_id, params={k: v for k, v in flat.items() if k not in run.data.params}, tags=tags)
         self._log_inputs(run, inputs)
-        return TrialRun(self._client, run_id, attempt)
+        return TrialRun(self._client, run_id, attempt, run.info.start_time)
 
     def record(self) -> StudyRecord:
         """The study's own run. Raises :class:`InputError` where the ledger has no such study."""

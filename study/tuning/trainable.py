@@ -11,7 +11,7 @@ from ray import tune
 
 from study import metrics
 from study.config import TrialConfig
-from study.ledger import DataInput, Ledger, SupersededError, TrialBook
+from study.ledger import DataInput, Ledger, MachineSampler, SupersededError, TrialBook
 from study.storage import Storage, trial_folder
 from study.tuning.faults import STORAGE_FULL, is_full
 
@@ -28,9 +28,17 @@ class StudyTrainable(tune.Trainable):
         """Open nothing yet: Ray may start a process for a trial that by then runs, or has ended, in another one."""
         self._settings = config
         self._opened = False
+        self._sampler: MachineSampler | None = None
+
+    def cleanup(self) -> None:
+        """Ray has done with this trial: it may have stopped it, so nothing has ended here by itself."""
+        if self._sampler is not None:
+            self._sampler.stop()
+            self._sampler = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial in the same process: a fresh one would import everything again."""
+        self.cleanup()
         self.setup(new_config)
         return True
 
@@ -56,6 +64,8 @@ class StudyTrainable(tune.Trainable):
             inputs=[DataInput(**values) for values in self.trial.inputs()],
         )
         self.book.report(self.trial.history)
+        if config["system_metrics"]:
+            self._sampler = MachineSampler(self.book)
 
     def step(self) -> dict[str, Any]:
         try:
@@ -92,6 +102,7 @@ class StudyTrainable(tune.Trainable):
 
     def _finish(self) -> None:
         """Before Ray hears that the trial is over, the ledger has all of it; the journal, where the ledger is away."""
+        self.cleanup()
         if self.trial.state == metrics.DIVERGED:
             self.book.finish(metrics.DIVERGED, reason=self.trial.reason)
             return

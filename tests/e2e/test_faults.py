@@ -72,6 +72,18 @@ class Processes:
         self.driver.wait()
         self.driver = self.start_driver()
 
+    def go_on(self) -> None:
+        """Where the command ended, type it again: with more trials, or the same where no server answered it."""
+        if self.driver.poll() is None:
+            return
+        self.trials += 5 if self.driver.returncode == 0 else 0
+        refused = self.driver.returncode == 2 and self.uri in self.log().splitlines()[-1]
+        assert self.driver.returncode == 0 or refused, self.log()
+        self.driver = self.start_driver()
+
+    def log(self) -> str:
+        return (self.folder / "driver.log").read_text()[-2000:]
+
     def kill_worker(self) -> bool:
         for pid in workers(self.driver.pid):
             os.kill(pid, signal.SIGKILL)
@@ -86,17 +98,18 @@ class Processes:
 
 
 def disturb(processes: Processes, kinds: list[str], rng: random.Random) -> None:
+    """Kill at random moments; a study that ends before the last kill is extended, so that all of them hit one."""
     for kind in kinds:
         time.sleep(rng.uniform(3, 12))
-        if processes.driver.poll() is not None:
-            return
+        processes.go_on()
         print(f"kill {kind}", flush=True)
         if kind == "server":
             processes.kill_server(rng.uniform(2, 10))
         elif kind == "driver":
             processes.kill_driver()
         else:
-            while not processes.kill_worker() and processes.driver.poll() is None:
+            while not processes.kill_worker():
+                processes.go_on()
                 time.sleep(0.2)
 
 
@@ -104,13 +117,14 @@ def disturb(processes: Processes, kinds: list[str], rng: random.Random) -> None:
     ("kills", "trials"),
     [
         pytest.param(2, 5, marks=pytest.mark.timeout(600)),
-        pytest.param(20, 40, marks=[pytest.mark.soak, pytest.mark.timeout(7200)]),
+        pytest.param(20, 25, marks=[pytest.mark.soak, pytest.mark.timeout(7200)]),
     ],
 )
 def test_nothing_is_lost_or_doubled(tmp_path: Path, kills: int, trials: int) -> None:
     rng = random.Random(kills)
     (tmp_path / "k.yaml").write_text(SPEC.replace("budget: {trials: 6}", f"budget: {{trials: {trials}, retries: 20}}"))
     kinds = ["server", "worker"] if kills == 2 else [rng.choice(["server", "worker", "driver"]) for _ in range(kills)]
+    start = time.monotonic()
     processes = Processes(tmp_path, trials)
     try:
         folder = tmp_path / "results/k/trials/0000"
@@ -119,10 +133,16 @@ def test_nothing_is_lost_or_doubled(tmp_path: Path, kills: int, trials: int) -> 
             assert processes.driver.poll() is None and time.monotonic() < deadline
             time.sleep(0.2)
         disturb(processes, kinds, rng)
-        assert processes.driver.wait() == 0, (tmp_path / "driver.log").read_text()[-2000:]
-        check(processes, trials)
+        while processes.driver.wait() != 0:
+            processes.go_on()
+        check(processes, processes.trials)
     finally:
         processes.stop()
+    counts = ", ".join(f"{kinds.count(kind)} of the {kind}" for kind in sorted(set(kinds)))
+    print(
+        f"{kills} kills ({counts}) in a study of {processes.trials} trials, {(time.monotonic() - start) / 60:.1f} min: "
+        "0 duplicate runs, 0 lost trials, all series complete and in order, no journal left"
+    )
 
 
 def check(processes: Processes, trials: int) -> None:
@@ -138,8 +158,10 @@ def check(processes: Processes, trials: int) -> None:
         values = asked[int(run.data.tags[metrics.TAG_TRIAL])].values
         assert run.info.status == "FINISHED" and run.data.tags[metrics.TAG_STATE] == metrics.COMPLETE
         assert values == [run.data.metrics[m.ledger_name] for m in (metrics.ACCURACY, metrics.FAITHFULNESS)]
-        history = client.get_metric_history(run.info.run_id, metrics.TRAIN_LOSS)
-        assert [m.step for m in history] == [1, 2, 3, 4], "complete, in order, once"
+        for name in (metrics.TRAIN_LOSS, metrics.ACCURACY.ledger_name, "epoch"):
+            history = client.get_metric_history(run.info.run_id, name)
+            assert [m.step for m in history] == [1, 2, 3, 4], "complete, in order, once"
+            assert [m.timestamp for m in history] == sorted(m.timestamp for m in history)
         files = {
             f.path.rpartition("/")[2] for f in client.list_artifacts(run.info.run_id, metrics.CHECKPOINT_ARTIFACTS)
         }

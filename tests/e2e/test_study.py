@@ -118,7 +118,7 @@ def killed_study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         driver.wait()
     before = optuna_states(folder)
     ended = {k: r.info.end_time for k, r in ledger_runs(folder).items() if r.info.status == "FINISHED"}  # type: ignore[attr-defined]
-    again = run(folder, "study.run", "k.yaml")
+    again = run(folder, "study.run", "k.yaml", "--system-metrics")
     return {"folder": folder, "before": before, "ended": ended, "again": again}
 
 
@@ -148,6 +148,8 @@ def test_no_trial_is_lost_or_doubled(killed_study: dict[str, object]) -> None:
         history = client.get_metric_history(run_.info.run_id, metrics.TRAIN_LOSS)  # type: ignore[attr-defined]
         assert [m.step for m in history] == [1, 2, 3, 4]
         final = run_.data.metrics  # type: ignore[attr-defined]
+        sampled = any(name.startswith(metrics.SYSTEM_METRICS) for name in final)
+        assert sampled == (f"k/{trial.number}/0" not in killed_study["ended"])  # type: ignore[operator]
         assert trial.values == [final[metrics.ACCURACY.ledger_name], final[metrics.FAITHFULNESS.ledger_name]]
 
 
