@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +22,8 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "-1",  # a write takes two connections: threads would wait for each other
 }
+
+_OBJECT_STORES = {"s3": "boto3", "gs": "google.cloud.storage"}  # scheme -> what MLflow imports for it
 
 
 def create_store(tracking_uri: str) -> None:
@@ -47,6 +50,17 @@ def create_store(tracking_uri: str) -> None:
             f"ledger {path}: cannot be created ({error.strerror}); choose another --storage or --tracking-uri"
         ) from None
     connect(tracking_uri)
+
+
+def check_artifact_store(location: str | None) -> None:
+    """Raises :class:`InputError` where MLflow's way to an object store is not installed.
+
+    Without it the first upload would fail, which to a worker looks like a ledger that is away: it would wait for ever.
+    """
+    package = _OBJECT_STORES.get(urlsplit(location or "").scheme)
+    if package and find_spec(package.partition(".")[0]) is None:
+        install = package.replace(".", "-")
+        raise InputError(f"artifacts in {location}: MLflow needs {install} for it; pip install {install}")
 
 
 def connect(tracking_uri: str) -> Any:

@@ -23,7 +23,7 @@ from study.ledger.bulk import BulkReader
 from study.ledger.numbers import SupersededError
 from study.ledger.records import StudyRecord, TrialRecord, flatten, read_run, run_name
 from study.ledger.run import TrialRun, log_texts
-from study.ledger.store import connect, create_store
+from study.ledger.store import check_artifact_store, connect, create_store
 from study.ledger.tracking import first_line, shown, sqlite_path
 
 TAG_SPEC = "study.spec"  # the specification as JSON, in parts: study.spec.00, study.spec.01, ...
@@ -70,6 +70,7 @@ class Ledger:
 
         Raises :class:`InputError` where the name belongs to a study with another fingerprint.
         """
+        check_artifact_store(artifact_location)
         create_store(self.tracking_uri)
         self._find_or_create_experiment(artifact_location)
         parent = self._find_parent()
