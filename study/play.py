@@ -22,7 +22,7 @@ from study.spec import StudySpec
 from study.tuning.rungs import Rungs
 
 # Seconds, in units of the time in which a fresh process loads the stack (`Profile.start`), so that they follow the
-# machine. Fitted to the quick study's runs in docs/results.md.
+# machine. Estimates; docs/results.md has them beside runs of the quick study.
 SESSION = 6.0  # from the command to the first trial's first step: books, data, Ray, the workers' imports
 TRIAL = 0.5  # of each trial beside its epochs: opening, ledger, artifacts, Ray's way there and back
 EPOCH = 0.04  # of each epoch's report
