@@ -83,6 +83,7 @@ class StudySearcher(Searcher):
         self._asked = {t.number for t in trials if searched(t) and t.state != TrialState.WAITING}
         self._take_warm()
         self._proposer = Proposer(spec, self._known, learning=learning)
+        self._queued = True  # there may be trials that wait in the storage
         self._interrupted = [t for t in trials if t.state == TrialState.RUNNING]
         self.resumed = len(self._interrupted)
         self._past = [(t.number, t.user_attrs.get(RUNGS, {})) for t in trials if searched(t)]
@@ -155,7 +156,7 @@ class StudySearcher(Searcher):
             trial = optuna.Trial(self._study, frozen._trial_id)
             point = suggest_point(self.spec, trial)
         else:
-            waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+            waiting = self._waiting()
             if waiting and (self._allowed() or any(not searched(t) for t in waiting)):
                 trial = self._study.ask()
                 point = suggest_point(self.spec, trial)
@@ -172,6 +173,14 @@ class StudySearcher(Searcher):
             self._asked.add(trial.number)
         self._known.setdefault(trial.number, Known(point, origin=dict(notes)))
         return self._config(trial, point)
+
+    def _waiting(self) -> list[optuna.trial.FrozenTrial]:
+        """Queued trials. To look, the storage reads every running trial anew: only while some may be left."""
+        waiting = []
+        if self._queued:
+            waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+            self._queued = bool(waiting)
+        return waiting
 
     def _allowed(self) -> bool:
         return len(self._asked) < self.spec.budget.trials
@@ -296,13 +305,16 @@ class StudySearcher(Searcher):
         storage: Storage,
     ) -> None:
         """Take over what an earlier study found, see :func:`study.tuning.queueing.take_over`."""
+        self._queued = True
         take_over(self._study, self.spec, source, results, points, storage)
         self._take_warm()
 
     def enqueue_twins(self) -> int:
+        self._queued = True
         return queue_twins(self._study, self.spec, self.front())
 
     def enqueue_replicates(self, wanted: int, at_once: int) -> int:
+        self._queued = True
         return queue_replicates(self._study, self.spec, wanted, at_once)
 
     def _take_warm(self) -> None:

@@ -135,6 +135,7 @@ def test_twins_of_front_points_differ_in_lambda_alone(tmp_path: Path) -> None:
     for i in range(3):
         searcher.on_trial_complete(f"ray-{i}", final(80.0, 9.0) if i == 2 else final(20.0, 1.0))
     assert searcher.remaining() == 0
+    assert searcher.suggest("over") == Searcher.FINISHED
     assert searcher.enqueue_twins() == 1
     assert searcher.enqueue_twins() == 0  # asking again queues nothing twice
     assert searcher.remaining() == 1
