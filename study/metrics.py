@@ -123,6 +123,7 @@ TAG_TWIN_OF = "study.twin_of"  # number of the trial whose lambda = 0 twin this 
 TAG_REPLICATE_OF = "study.replicate_of"  # number of the trial that this repeats with another seed
 TAG_STOPPED_AFTER = "study.stopped_after_epochs"  # of a trial that was stopped early
 TAG_CODE_VERSION = "study.code_version"
+TAG_LOG = "study.log"  # where the trial writes its log, on the machine that TAG_HOST names or in shared storage
 TAG_COMMAND = "study.command"  # the study.run command of the last session, as typed
 
 #: In a trial's first result after an interruption: (epoch, report) of the rungs that it passed before.
@@ -143,8 +144,10 @@ MODEL_CONFIG_FILE = "model.json"  # what is needed to rebuild and read the netwo
 PER_IMAGE_FILE = "per_image.parquet"  # per validation image: correct, and the parts of every method
 STUDY_FILE = "study.json"  # the resolved specification and its fingerprint
 JOURNAL = "ledger-"  # + attempt + ".jsonl": what a trial has to tell the ledger and has not told yet
+TRIAL_LOG = "trial.log"  # what happened to a trial, attempt after attempt, as text
 TEST_LOG_FILE = "test_openings.jsonl"  # in a study's folder: every opening of its test split, appended only
 EVENTS_FILE = "events.jsonl"  # in a study's folder: what happened to its trials, one line each
 OPTUNA_FILE = "optuna.db"
 LEDGER_FILE = "mlflow.db"
 CHECKPOINT_ARTIFACTS = "checkpoint"  # artifact folder of a run that holds model, config, per-image table
+LOG_ARTIFACTS = "logs"  # artifact folder of a run that holds TRIAL_LOG, once the trial is over

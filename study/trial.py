@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from study.storage import Storage
 from study.training.checkpoint import load_checkpoint, restore, save_checkpoint, save_model
 from study.training.engine import make_step
 from study.training.loop import make_optimizer, train_epoch
+from study.triallog import TrialLog
 
 _CHECK_IMAGES = 8  # validation images whose logits travel with the weights, to prove a re-load
 
@@ -53,16 +55,27 @@ class Trial:
         self._storage = storage
         self._checkpoint = folder / metrics.CHECKPOINT_FILE
         folder.mkdir(parents=True, exist_ok=True)
+        self._log = TrialLog(folder)
+        if storage is not None:
+            storage.pull(self._log.file)
+        with self._log.watched("opening"):
+            self._open()
 
-        torch.manual_seed(config.seed)
-        self.network = build(config.network, self.dataset.n_classes).to(self.device)
+    def _open(self) -> None:
+        torch.manual_seed(self.config.seed)
+        self.network = build(self.config.network, self.dataset.n_classes).to(self.device)
         self.network = self.network.to(memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(self.network, config)
-        self._step_with = make_step(config.engine, self.device)
+        self.optimizer = make_optimizer(self.network, self.config)
+        self._step_with = make_step(self.config.engine, self.device)
         self._resume()
         train = self.dataset.train
         self._images = torch.as_tensor(train.images).to(self.device)
         self._labels = torch.as_tensor(train.labels).to(self.device)
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        self._log.write(
+            f"attempt on {device}, torch {torch.__version__}, after epoch {self.epoch} of {self.config.epochs}: "
+            f"{json.dumps(self.config.to_dict())}"
+        )
 
     @property
     def epoch(self) -> int:
@@ -88,6 +101,13 @@ class Trial:
         """
         if self.finished:
             raise RuntimeError("this trial is finished")
+        with self._log.watched(f"epoch {self.epoch + 1}"):
+            report = self._step(on_step)
+        shown = {name: f"{value:.6g}" for name, value in report.items() if name != "epoch"}
+        self._log.write(f"epoch {report['epoch']}/{self.config.epochs} {self.reason or json.dumps(shown)}")
+        return report
+
+    def _step(self, on_step: Callable[[int, int], None] | None) -> dict[str, float]:
         epoch = self.epoch
         result = train_epoch(
             self.network,
@@ -225,6 +245,8 @@ class Trial:
         save_checkpoint(self._checkpoint, self.network, self.optimizer, header)
         if self._storage is not None:
             self._storage.push(self._checkpoint)
+            if self._log.file.exists():
+                self._storage.push(self._log.file)
 
     def _resume(self) -> None:
         if self._storage is not None:
@@ -232,18 +254,22 @@ class Trial:
         if not self._checkpoint.exists():
             return
         checkpoint = load_checkpoint(self._checkpoint)
-        stored = TrialConfig.from_dict(checkpoint.header["config"])
+        try:
+            stored = TrialConfig.from_dict(checkpoint.header["config"])
+            data_fingerprint, history = checkpoint.header["data_fingerprint"], _reports(checkpoint.header["history"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{self._checkpoint}: not a checkpoint of this program: {error}") from None
         mine, theirs = self._comparable(self.config), self._comparable(stored)
         if stored.epochs > self.config.epochs:
             mine["epochs"], theirs["epochs"] = self.config.epochs, stored.epochs
-        if mine != theirs or checkpoint.header["data_fingerprint"] != self.dataset.fingerprint:
+        if mine != theirs or data_fingerprint != self.dataset.fingerprint:
             keys = [k for k in mine if mine[k] != theirs.get(k)] or ["data content"]
             raise InputError(
                 f"{self._checkpoint}: belongs to another training (they differ in {', '.join(keys)}); "
                 "choose another folder"
             )
         restore(checkpoint, self.network, self.optimizer)
-        self.history = checkpoint.header["history"]
+        self.history = history
 
     @staticmethod
     def _comparable(config: TrialConfig) -> dict[str, Any]:
@@ -255,3 +281,14 @@ class Trial:
         if config.schedule == "constant":
             del values["epochs"], values["rungs"]
         return {**values, "data": {**values["data"], "source": ""}}
+
+
+def _reports(history: Any) -> list[dict[str, float]]:
+    """A checkpoint's history as it is: epochs 1, 2, ... Raises ValueError and its like for anything else."""
+    if not history or [report["epoch"] for report in history] != list(range(1, len(history) + 1)):
+        raise ValueError("its history is not one of epochs 1, 2, ...")
+    for report in history:
+        for name, value in report.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"{name} is {value!r}, not a number")
+    return history

@@ -48,8 +48,10 @@ class TrialBook:
         """``folder``: the trial's own. What earlier attempts left there and could not tell is told by this one."""
         earlier = sorted(folder.glob(f"{metrics.JOURNAL}*"), key=_attempt_of)
         attempt = new_attempt(max((_attempt_of(file) for file in earlier), default=""))
+        self._logs = folder / metrics.TRIAL_LOG
+        told = {metrics.TAG_LOG: str(self._logs.absolute()), **tags}
         self._opening: Entry = {
-            "open": {"trial": trial, "seed": seed, "params": dict(params), "tags": dict(tags), "attempt": attempt},
+            "open": {"trial": trial, "seed": seed, "params": dict(params), "tags": told, "attempt": attempt},
             "inputs": [asdict(i) for i in inputs],
         }
         self.superseded = False
@@ -99,6 +101,7 @@ class TrialBook:
             {
                 "finish": {"state": state, "reason": reason, "scores": dict(scores or {}), "tags": dict(tags or {})},
                 "files": paths,
+                "logs": [str(self._logs.absolute())],
             },
             last=True,
         )
@@ -168,7 +171,8 @@ def deliver(ledger: Ledger, entries: Sequence[Entry], run: TrialRun | None = Non
     run.sample([e["sample"] for e in entries if "sample" in e])
     for entry in entries:
         if "finish" in entry:
-            run.finish(**entry["finish"], files=[Path(file) for file in entry["files"]])
+            logs = [file for file in map(Path, entry.get("logs", ())) if file.exists()]
+            run.finish(**entry["finish"], files=[Path(file) for file in entry["files"]], logs=logs)
     return run
 
 

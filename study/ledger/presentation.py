@@ -64,7 +64,8 @@ def trial_note(trial: int, params: Mapping[str, Any]) -> str:
     words += [f"{params['epochs']} epochs"] if "epochs" in params else []
     first = f"Trial {trial}: " + ", ".join(word for word in words if word) + "."
     files = f"`{metrics.CHECKPOINT_ARTIFACTS}/`: weights, their card, and the scores of every validation image."
-    return f"{first}\n\nArtifacts, once the trial is complete: {files}"
+    log = f"`{metrics.LOG_ARTIFACTS}/{metrics.TRIAL_LOG}`: what happened to it (before: see tag `{metrics.TAG_LOG}`)."
+    return f"{first}\n\nArtifacts, once the trial is over: {log}\nOnce it is complete: {files}"
 
 
 def _experiment_note(study: str, experiment_id: str, spec: Mapping[str, Any]) -> str:
@@ -85,7 +86,10 @@ def _range(value: Any) -> str:
     if not isinstance(value, Mapping):
         return f"{value}"
     when = value.get("when")
-    condition = f", where {when['parameter']} {when['op']} {when['value']:g}" if isinstance(when, Mapping) else ""
+    condition = ""
+    if isinstance(when, Mapping):
+        bound = when["value"] if isinstance(when["value"], (bool, str)) else f"{when['value']:g}"
+        condition = f", where {when['parameter']} {when['op']} {bound}"
     if "choice" in value:
         return " · ".join(str(c) for c in value["choice"]) + condition
     low, high = next((v for k, v in value.items() if k in ("float", "int")), ("", ""))

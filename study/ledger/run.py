@@ -77,21 +77,20 @@ class TrialRun:
         reason: str = "",
         scores: Mapping[str, float] | None = None,
         files: Sequence[Path] = (),
+        logs: Sequence[Path] = (),
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """End the run: artifacts, scores, tags, then the status; the same again changes nothing.
 
         The state is written last: a run that was killed midway is still running and is finished again. ``scores``
-        that the history already holds are not logged twice. ``files`` go to ``CHECKPOINT_ARTIFACTS``; one that is
-        there with the same size is left. Raises ValueError for a state that is no end.
+        that the history already holds are not logged twice. ``files`` go to ``CHECKPOINT_ARTIFACTS``, ``logs`` to
+        ``LOG_ARTIFACTS``; one that is there with the same size is left. Raises ValueError for a state that is no end.
         """
         if state not in _END_STATUS:
             raise ValueError(f"{state!r} is not the end of a trial; expected one of {', '.join(_END_STATUS)}")
         run = self._held()
-        there = {f.path: f.file_size for f in self._client.list_artifacts(self.run_id, metrics.CHECKPOINT_ARTIFACTS)}
-        for file in files:
-            if there.get(f"{metrics.CHECKPOINT_ARTIFACTS}/{file.name}") != file.stat().st_size:
-                self._client.log_artifact(self.run_id, str(file), metrics.CHECKPOINT_ARTIFACTS)
+        self._upload(files, metrics.CHECKPOINT_ARTIFACTS)
+        self._upload(logs, metrics.LOG_ARTIFACTS)
         new = {k: v for k, v in (scores or {}).items() if not same_number(run.data.metrics.get(k), v)}
         last = {**(tags or {}), metrics.TAG_STATE: state}
         if reason:
@@ -100,6 +99,15 @@ class TrialRun:
         log_texts(self._client, self.run_id, tags=last)
         if run.info.status != _END_STATUS[state]:
             self._client.set_terminated(self.run_id, _END_STATUS[state])
+
+    def _upload(self, files: Sequence[Path], place: str) -> None:
+        """Straight from where they were written to the artifact store."""
+        if not files:
+            return
+        there = {f.path: f.file_size for f in self._client.list_artifacts(self.run_id, place)}
+        for file in files:
+            if there.get(f"{place}/{file.name}") != file.stat().st_size:
+                self._client.log_artifact(self.run_id, str(file), place)
 
     def _send(self, numbers: list[Number], epoch: int) -> None:
         write_numbers(self._client, self.run_id, self.attempt, numbers)

@@ -49,11 +49,15 @@ def test_ranges_and_conditions_read_well() -> None:
         "network": {"choice": ["tiny", "small"], "when": None},
         "reg_weight": {"float": [0.001, 10.0], "log": True, "zero": True, "when": None},
         "reg_error": {"choice": ["cosine"], "when": {"parameter": "reg_weight", "op": ">", "value": 0.0}},
+        "rotation": {"float": [0, 15], "when": {"parameter": "network", "op": "==", "value": "tiny"}},
+        "amp": {"choice": ["none"], "when": {"parameter": "flip", "op": "!=", "value": True}},
     }
     note = presentation.study_note("s", {"space": space, "objectives": {"accuracy": "maximize"}})
     assert "| `network` | tiny · small |" in note
     assert "| `reg_weight` | 0.001 to 10.0, log, and 0 |" in note
     assert "| `reg_error` | cosine, where reg_weight > 0 |" in note
+    assert "| `rotation` | 0 to 15, where network == tiny |" in note
+    assert "| `amp` | none, where flip != True |" in note
     assert "maximize `val/accuracy` (%)" in note
 
 
@@ -67,6 +71,14 @@ def test_ranges_and_conditions_read_well() -> None:
 )
 def test_a_trial_in_one_line(params: dict[str, object], said: str) -> None:
     assert presentation.trial_note(3, params).splitlines()[0].endswith(said)
+
+
+def test_the_studys_run_has_its_specification_as_input(ledger: Ledger) -> None:
+    for _ in range(2):
+        ledger.open_study(fingerprint="f" * 64, spec={"objectives": {}}, tags={}, artifact_location=None)
+        (found,) = ledger._client.get_run(ledger.record().run_id).inputs.dataset_inputs
+        assert (found.dataset.name, found.dataset.digest) == ("specification", "f" * 32)
+        assert [tag.value for tag in found.tags] == ["specification"]
 
 
 def test_what_a_person_wrote_stays(ledger: Ledger) -> None:

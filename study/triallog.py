@@ -1,0 +1,52 @@
+"""What happened to a trial, line by line: a text file in its folder, attempt after attempt, for whoever asks why.
+
+The ledger puts it among the artifacts of the trial's run when the trial is over, however it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import traceback
+import warnings
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from study import metrics
+
+
+class TrialLog:
+    """Appends to ``metrics.TRIAL_LOG`` in a trial's folder. Every line says when, on which machine, in which process.
+
+    A log that cannot be written is no reason to stop a training: whatever fills the disk is reported by the checkpoint.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / metrics.TRIAL_LOG
+        self._who = f"{platform.node()}/{os.getpid()}"
+
+    def write(self, text: str) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        lines = "".join(f"{now} {self._who} {line}\n" for line in text.splitlines())
+        with contextlib.suppress(OSError), self.file.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(lines)
+
+    @contextlib.contextmanager
+    def watched(self, what: str) -> Iterator[None]:
+        """Warnings inside are lines too; what is raised is written with its traceback, and goes on its way."""
+        show = warnings.showwarning
+
+        def note(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object) -> None:
+            self.write(f"{category.__name__} ({filename}:{lineno}): {message}")
+            show(message, category, filename, lineno, *rest)  # type: ignore[arg-type]
+
+        warnings.showwarning = note  # type: ignore[assignment]
+        try:
+            yield
+        except BaseException:
+            self.write(f"{what}: ended by an exception\n{traceback.format_exc()}")
+            raise
+        finally:
+            warnings.showwarning = show
