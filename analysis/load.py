@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.errors import Parser, refuse_empty, run_command
+from study.errors import InputError, Parser, expanded, refuse_empty, run_command
 from study.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
@@ -177,7 +177,10 @@ def folder(text: str) -> Path:
     """Type of an argument; refuses the empty text that a shell variable without value leaves."""
     if not text.strip():
         raise argparse.ArgumentTypeError("is empty; give a folder or leave it out")
-    return Path(text).expanduser()
+    try:
+        return expanded(text, "")
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error).strip()) from None
 
 
 def ledger_from(args: argparse.Namespace) -> tuple[Ledger, Storage]:

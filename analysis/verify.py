@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from study.errors import InputError, run_command
+from study.errors import InputError, Parser, expanded, refuse_empty, run_command
 
 
 def parser() -> argparse.ArgumentParser:
-    parse = argparse.ArgumentParser(
+    parse = Parser(
         prog="python -m analysis.verify",
         description="Compare every file of an exported folder with the SHA-256 in its manifest. Nothing is loaded.",
     )
-    parse.add_argument("folder", type=Path, metavar="DIR", help="folder that analysis.export wrote")
+    parse.add_argument("folder", metavar="DIR", help="folder that analysis.export wrote")
     parse.add_argument(
         "--manifest-hash", metavar="HEX", help="what the manifest itself must hash to, as the export printed it"
     )
@@ -24,14 +23,16 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    refuse_empty(args)
+    folder = expanded(args.folder, "DIR")
     from analysis.export.manifest import MANIFEST_FILE, sha256_of, verify
 
-    manifest = verify(args.folder)
-    digest = sha256_of(args.folder / MANIFEST_FILE)
+    manifest = verify(folder)
+    digest = sha256_of(folder / MANIFEST_FILE)
     if args.manifest_hash is not None and args.manifest_hash.lower() != digest:
-        raise InputError(f"{args.folder / MANIFEST_FILE}: its SHA-256 is {digest}, not the one that was asked for")
+        raise InputError(f"{folder / MANIFEST_FILE}: its SHA-256 is {digest}, not the one that was asked for")
     n = len(manifest["files"])
-    print(f"{args.folder}: intact, {n} files of study {manifest['study']}, manifest SHA-256 {digest}")
+    print(f"{folder}: intact, {n} files of study {manifest['study']}, manifest SHA-256 {digest}")
     return 0
 
 

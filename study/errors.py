@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+
+#: Unicode categories of characters that a terminal obeys or does not show: controls, direction marks, halves of pairs.
+HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_LONGEST_LINE = 1000
+_POSITIONAL = ("spec", "study", "folder")  # arguments that are named by their place
 
 
 class InputError(ValueError):
@@ -27,8 +34,23 @@ def refuse_empty(args: argparse.Namespace, *, allowed: Sequence[str] = ()) -> No
     """Raises :class:`InputError` for an option given as '': a shell variable that is not set, most often."""
     for name, value in vars(args).items():
         if isinstance(value, str) and not value.strip() and name not in allowed:
-            option = name if name == "spec" else "--" + name.replace("_", "-")
+            option = name if name in _POSITIONAL else "--" + name.replace("_", "-")
             raise InputError(f"{option}: is empty; give a value or leave it out")
+
+
+def expanded(text: str | Path, option: str) -> Path:
+    """A path whose ``~`` is written out. Raises :class:`InputError` for the home of a user who is not there."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(f"{option} {text}: there is no such user's home here; write the folder out") from None
+
+
+def one_line(text: str) -> str:
+    """One line, its middle left out where it is long, hidden characters as codes: no file's text moves the cursor."""
+    words = " ".join(text.split())
+    cut = words if len(words) <= _LONGEST_LINE else words[: _LONGEST_LINE // 2] + " … " + words[-_LONGEST_LINE // 2 :]
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in HIDDEN else c for c in cut)
 
 
 def run_command(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
@@ -39,7 +61,7 @@ def run_command(main: Callable[[Sequence[str] | None], int | None], argv: Sequen
     try:
         return main(argv) or 0
     except InputError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print("error: " + one_line(str(error)), file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted: type the same command again to continue", file=sys.stderr)

@@ -184,20 +184,23 @@ def _split(dataset: Dataset, args: argparse.Namespace, subjects: Sequence[Subjec
     if args.split == "val":
         return dataset.validation
     from study.ledger.openings import note_look
-    from study.storage import Storage
+    from study.storage import Storage, check_study_name
 
     when = datetime.now(UTC).isoformat(timespec="milliseconds")
     storage = Storage.parse(args.storage)
     for subject in subjects:
-        study = subject.card.get("study") or subject.name.rpartition("/")[0]
         if subject.run_id is not None and not Path(subject.name).exists():
+            study = subject.name.rpartition("/")[0]
             entry = {"when": when, "run_id": subject.run_id, "purpose": "study.evaluate"}
             note_look(storage, study, entry)
             looks = _ledger(study, args).log_test_opening(**entry)
             print(f"{subject.name}: scoring on the test split (look {looks} in this study)", file=sys.stderr)
         else:
-            if subject.run_id is not None and (storage.local / study).is_dir():  # exported, and its study is here
-                note_look(storage, study, {"when": when, "run_id": subject.run_id, "purpose": "study.evaluate"})
+            if subject.run_id is not None and "study" in subject.card:  # exported: is its study here?
+                study = str(subject.card["study"])
+                check_study_name(f"{metrics.MODEL_CONFIG_FILE}: study", study)
+                if (storage.local / study).is_dir():
+                    note_look(storage, study, {"when": when, "run_id": subject.run_id, "purpose": "study.evaluate"})
             print(f"{subject.name}: scoring on the test split; choose nothing by what it shows", file=sys.stderr)
     return dataset.test()
 

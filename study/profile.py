@@ -112,7 +112,7 @@ class Profile:
             raise InputError(
                 f"--profile {file}: cannot be read: {error.strerror or error}; `--plan --save-profile FILE` records one"
             ) from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"--profile {file}: not JSON: {error}") from None
         if not isinstance(values, dict) or values.pop("format", None) != _FORMAT:
             raise InputError(f"--profile {file}: not a profile; `--plan --save-profile FILE` records one")

@@ -16,11 +16,10 @@ from study import __version__, metrics
 from study.cluster.place import cluster_file, on_cluster_machine
 from study.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, Parser, refuse_empty, run_command
 from study.spec import StudySpec, load_spec, parse_duration
-from study.storage import DEFAULT_STORAGE, Storage
+from study.storage import DEFAULT_STORAGE, Storage, check_study_name
 from study.studyfile import check_same_study, write_study
 
 DEFAULT_SPEC = "search_spaces/cifar100.yaml"
-_LONGEST_NAME = 200
 _PLAN_OPTIONS = ("--at-once", "--price", "--profile", "--save-profile")
 _MACHINES_SECONDS = 300.0  # how long the machines of a cluster may take to join after `ray up`
 _STACK = ("torch", "torchvision", "ray", "optuna", "mlflow", "pyarrow", "numpy")
@@ -77,8 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = Path(args.spec or DEFAULT_SPEC)
     spec = load_spec(path, overrides=_overrides(args))
     name = args.name or path.stem
-    for given in (name, args.fork, *(args.warm_start or ())):
-        _check_name(given or name)
+    check_study_name("--name", name)
+    for option, given in (("--fork", [args.fork]), ("--warm-start", args.warm_start or [])):
+        for other in given:
+            check_study_name(option, other or name)
     _check_replicates(args, spec)
     earlier = list(args.warm_start or ())
     if args.fork:
@@ -120,13 +121,6 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"--time-budget: {error}") from None
     return {"data.source": args.data, "budget.trials": args.trials, "budget.time": seconds, "seed": args.seed}
-
-
-def _check_name(name: str) -> None:
-    if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
-        raise InputError(f"--name {name!r}: use letters, digits, '-', '_' and '.', not starting with '.'")
-    if len(name.encode()) > _LONGEST_NAME:
-        raise InputError(f"--name {name[:20]}…: is longer than the {_LONGEST_NAME} bytes that a folder's name may have")
 
 
 def _check_replicates(args: argparse.Namespace, spec: StudySpec) -> None:

@@ -17,9 +17,10 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from study.config import DataConfig, EvaluationConfig, TrialConfig, fingerprint
-from study.errors import InputError
+from study.errors import InputError, expanded
 from study.metrics import OBJECTIVES, SCORE, Direction, Metric
 from study.space import Parameter, Point, Scalar, Strict, active, complete, grid, ordered
+from study.specfile import read_yaml
 from study.terms import Budget, Constraint, Fidelity, Resources, Stopping, check_constrained, parse_duration
 
 __all__ = ["Budget", "Fidelity", "Resources", "StudySpec", "TrialConfig", "load_spec", "parse_duration"]
@@ -217,48 +218,13 @@ def _known_keys(kind: type, values: Mapping[str, Any], where: str) -> dict[str, 
     return dict(values)
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-3 is a number (YAML 1.2) and a key given twice is an error."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    for key_node, _ in node.value:
-        if not isinstance(key_node, yaml.ScalarNode):
-            raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
-    keys = [loader.construct_object(k) for k, _ in node.value]  # type: ignore[no-untyped-call]
-    for (key_node, _), key in zip(node.value, keys, strict=True):
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
-    loader.flatten_mapping(node)
-    return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}  # type: ignore[no-untyped-call]
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
 def load_spec(path: str | Path, *, overrides: Mapping[str, Any] | None = None) -> StudySpec:
     """Read and validate a specification; ``overrides`` maps dotted keys to values given on the command line.
 
-    Raises :class:`InputError`: no such file, not YAML, an unknown key, a wrong type, a value that is not allowed.
+    Raises :class:`InputError`: what :func:`read_yaml` refuses, an unknown key, a wrong type, a value not allowed.
     """
     path = Path(path)
-    try:
-        text = path.read_text()
-        values = yaml.load(text, Loader=_Loader)
-        root = yaml.compose(text, Loader=_Loader)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such specification; see search_spaces/ for those that come with it") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "not valid"
-        raise InputError(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML: {problem}") from None
+    values, root = read_yaml(path)
     if not isinstance(values, dict):
         raise InputError(f"{path}:1: a specification is a mapping of keys; see search_spaces/quick.yaml")
     for key, value in (overrides or {}).items():
@@ -284,7 +250,7 @@ def _absolute_source(values: dict[str, Any]) -> None:
     """Trials run in other folders: a data folder is meant from where the command was typed."""
     data = values.get("data")
     if isinstance(data, dict) and isinstance(data.get("source"), str) and data["source"] not in _SOURCES:
-        data["source"] = str(Path(data["source"]).expanduser().absolute())
+        data["source"] = str(expanded(data["source"], "data.source").absolute())
 
 
 def _one_line(path: Path, root: yaml.Node | None, error: ValidationError) -> str:

@@ -13,14 +13,14 @@ from typing import Any
 
 from study import metrics
 from study.cluster.place import cluster_file, on_cluster_machine
-from study.errors import InputError, run_command
+from study.errors import InputError, Parser, refuse_empty, run_command
 from study.storage import DEFAULT_STORAGE, Storage
 
 _WINDOW_SECONDS = 3600.0
 
 
 def parser() -> argparse.ArgumentParser:
-    parse = argparse.ArgumentParser(
+    parse = Parser(
         prog="python -m study.status",
         description="Machines and GPUs, trials on each, throughput, failures and lost machines.",
     )
@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    refuse_empty(args)
     if not args.local and (file := cluster_file(args.cluster)):
         from study.cluster.submit import ask, options
 

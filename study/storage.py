@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from study.errors import InputError
+from study.errors import InputError, expanded
 
 #: Where results live unless --storage says otherwise; a cluster's machines have STUDY_STORAGE from the cluster file.
 DEFAULT_STORAGE = os.environ.get("STUDY_STORAGE") or "results"
 
+_LONGEST_NAME = 200  # bytes; file systems take 255, and other files are named after it
 NEEDED_BYTES = 64 * 2**20  # a study's books and one small checkpoint; less than this is a full disk
 
 
@@ -29,7 +30,7 @@ class Storage:
     def parse(cls, location: str) -> Storage:
         """``DIR``, ``file://…`` or a URI that pyarrow can open. Raises :class:`InputError` for another scheme."""
         if "://" not in location:
-            return cls(Path(location).expanduser().absolute())
+            return cls(expanded(location, "--storage").absolute())
         parts = urlsplit(location)
         if parts.scheme == "file":
             return cls(Path(unquote(parts.path)))
@@ -86,6 +87,14 @@ class Storage:
                 part = file.with_name(file.name + ".part")
                 fs.copy_files(path, str(part), source_filesystem=source, destination_filesystem=fs.LocalFileSystem())
                 os.replace(part, file)
+
+
+def check_study_name(option: str, name: str) -> None:
+    """A name is one folder's, inside the results. Raises :class:`InputError` for anything else, such as ``../x``."""
+    if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
+        raise InputError(f"{option} {name!r}: use letters, digits, '-', '_' and '.', not starting with '.'")
+    if len(name.encode()) > _LONGEST_NAME:
+        raise InputError(f"{option} {name[:20]}…: is longer than the {_LONGEST_NAME} bytes of a folder's name")
 
 
 def trial_folder(storage: Storage, study: str, number: int) -> Path:

@@ -7,16 +7,15 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from study import metrics
-from study.errors import InputError, run_command
+from study.errors import InputError, Parser, expanded, refuse_empty, run_command
 
 _HOST = "127.0.0.1"
 
 
 def parser() -> argparse.ArgumentParser:
-    parse = argparse.ArgumentParser(
+    parse = Parser(
         prog="python -m study.ui",
         description="Browse all studies in MLflow, on this machine alone, until Ctrl-C.",
     )
@@ -28,13 +27,15 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the links and become the server. Raises :class:`InputError`: no ledger there, the port is taken."""
     args = parser().parse_args(argv)
-    file = Path(args.storage) / metrics.LEDGER_FILE
+    refuse_empty(args)
+    storage = expanded(args.storage, "--storage")
+    file = storage / metrics.LEDGER_FILE
     if not file.exists():
         raise InputError(f"--storage {args.storage}: there is no {file} yet; run a study first: make study")
     _check_free(args.port)
     from study.ledger import default_tracking_uri, studies, view_path
 
-    uri = default_tracking_uri(Path(args.storage))
+    uri = default_tracking_uri(storage)
     print("the pages answer in about ten seconds; Ctrl-C ends them")
     for name, experiment in studies(uri).items():
         print(f"  {name}")

@@ -18,7 +18,7 @@ from analysis.export.formats import FILES, FORMATS, ONNX, SAFETENSORS, parse_for
 from analysis.export.manifest import MANIFEST_FILE, sha256_of, to_json, write_manifest
 from analysis.export.picks import ALL, check_model_name, check_pick, pick_rows, roles
 from study import metrics
-from study.errors import InputError
+from study.errors import InputError, Parser, expanded, refuse_empty
 
 if TYPE_CHECKING:
     from analysis.export.fetch import Proven
@@ -33,15 +33,13 @@ _STACK = ("torch", "onnx", "onnxruntime", "safetensors", "numpy")
 def parser() -> argparse.ArgumentParser:
     from analysis.load import add_study_arguments
 
-    parse = argparse.ArgumentParser(
+    parse = Parser(
         prog="python -m analysis.export",
         description="Write Pareto-optimal networks of a study to a folder: weights, torch.export program, ONNX, each "
         "loaded again and compared; a model card; final scores on the test split (every look at which is noted).",
     )
     add_study_arguments(parse)
-    parse.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder to make, or to replace as a whole"
-    )
+    parse.add_argument("--out", required=True, metavar="DIR", help="folder to make, or to replace as a whole")
     parse.add_argument(
         "--pick", default=ALL, metavar="WHICH", help="all (of the front), knee, best:accuracy or best:faithfulness"
     )
@@ -57,13 +55,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    refuse_empty(args)
     formats = parse_formats(args.formats)
     check_pick(args.pick)
     if args.register is not None:
         check_model_name(args.register)
         if ONNX not in formats:
             raise InputError(f"--formats {args.formats}: a registered model is loaded from its ONNX file; add onnx")
-    out: Path = args.out.expanduser().resolve()
+    out = expanded(args.out, "--out").resolve()
     check_replaceable(out, args.study)
     from analysis.load import ledger_from, load_study
 

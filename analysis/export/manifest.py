@@ -82,7 +82,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: holds no export ({MANIFEST_FILE}: {error.strerror or error})") from None
     except InputError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: is not the manifest of an export ({error}); export again") from None
     return manifest
 

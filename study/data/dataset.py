@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from study.data import archive, download, parquet, shapes
 from study.data.arrays import Arrays
 from study.data.cache import cached, default_folder, hash_files
 from study.errors import InputError
+from study.metrics import MODEL_CONFIG_FILE
 
 #: Mean and standard deviation of the training pixels in [0, 1], per channel.
 _CIFAR = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
@@ -179,7 +181,7 @@ def _source(source: str, cache_folder: Path, progress: bool) -> _Source:
     if source == "cifar100":
         return _Source(download.cifar100(cache_folder, progress))
     folder = Path(source)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # False too where a path is longer than the system takes, or holds a NUL
         raise InputError(
             f"data {source}: no such folder; give shapes, cifar100, or a folder of Parquet or cifar-100-python files"
         )
@@ -204,12 +206,16 @@ def open_card_data(card: Mapping[str, Any], source: str | None) -> tuple[TrialCo
 
     Raises :class:`InputError` where they are missing or their content is another.
     """
-    config = TrialConfig.from_dict(dict(card["config"]))
+    try:
+        config, wanted = TrialConfig.from_dict(dict(card["config"])), str(card["data_fingerprint"])
+    except (KeyError, TypeError) as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{MODEL_CONFIG_FILE}: is not one of this program ({what})") from None
     data = dataclasses.replace(config.data, source=source) if source else config.data
     dataset = open_dataset(data)
-    if dataset.fingerprint != card["data_fingerprint"]:
+    if dataset.fingerprint != wanted:
         raise InputError(
             f"--data {data.source}: its content is not that of the study's images (fingerprint "
-            f"{dataset.fingerprint[:12]}… instead of {card['data_fingerprint'][:12]}…); name the folder that it used"
+            f"{dataset.fingerprint[:12]}… instead of {wanted[:12]}…); name the folder that it used"
         )
     return config, dataset

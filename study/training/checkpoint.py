@@ -25,6 +25,7 @@ from study.training.atomic import write_atomically
 FORMAT = "study-checkpoint"
 VERSION = 1
 _MODEL, _MOMENTUM = "model/", "momentum/"
+_HEAD = "head.weight"  # of every network: a linear layer with one output per class
 
 
 @dataclass(frozen=True)
@@ -110,18 +111,21 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     card_path, weights_path = folder / MODEL_CONFIG_FILE, folder / MODEL_FILE
     try:
         card = json.loads(_read(card_path))
-        name, n_classes, digest = card["network"], card["n_classes"], card["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+        name, n_classes, digest = str(card["network"]), card["n_classes"], card["sha256"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{card_path}: not the description of a saved model: {error}") from error
     content = _read(weights_path)
     if hashlib.sha256(content).hexdigest() != digest:
         raise InputError(f"{weights_path}: damaged, or not the weights that {MODEL_CONFIG_FILE} beside it describes")
-    with torch.random.fork_rng([]):
-        network = build(name, n_classes)
     try:
         tensors = safetensors.torch.load(content)
     except Exception as error:  # safetensors raises its own type and others, by version
         raise InputError(f"{weights_path}: not a safetensors file: {error}") from error
+    outputs = len(tensors[_HEAD]) if _HEAD in tensors and tensors[_HEAD].ndim else 0
+    if n_classes != outputs:  # before a network of as many classes as a stranger's card says takes the memory
+        raise InputError(f"{card_path}: n_classes is {n_classes!r}, and {weights_path} has {outputs} outputs")
+    with torch.random.fork_rng([]):
+        network = build(name, n_classes)
     _check_fit(weights_path, tensors, network.state_dict())
     network.load_state_dict(tensors)
     return network.eval(), card
@@ -154,7 +158,10 @@ def _deserialize(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     text = metadata.get("header", "")
     if metadata.get("sha256") != _digest(tensors, text):
         raise InputError(f"{path}: damaged: its content does not match its checksum")
-    return json.loads(text), tensors
+    try:
+        return dict(json.loads(text)), tensors
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: not a checkpoint of this program: {error}") from None
 
 
 def _digest(tensors: Mapping[str, Tensor], header: str) -> str:

@@ -62,6 +62,17 @@ OPTIONS = [
     ("study.train", ["--bogus"], "unrecognized arguments: --bogus"),
     ("study.evaluate", [], "required: NETWORK"),
     ("study.evaluate", ["somewhere", "--data", ""], "--data: is empty"),
+    ("study.run", ["--storage", "~nobody-of-that-name/x"], "--storage ~nobody-of-that-name/x: there is no such user"),
+    ("study.status", ["--bogus"], "unrecognized arguments: --bogus"),
+    ("study.status", ["--storage", ""], "--storage: is empty"),
+    ("study.ui", ["--port", "many"], "--port: invalid int value: 'many'"),
+    ("study.ui", ["--storage", "~nobody-of-that-name"], "there is no such user"),
+    ("analysis.verify", [], "required: DIR"),
+    ("analysis.verify", [""], "error: folder: is empty"),
+    ("analysis.export", ["demo"], "required: --out"),
+    ("analysis.export", ["demo", "--out", ""], "--out: is empty"),
+    ("analysis.export", ["demo", "--out", "~nobody-of-that-name/x"], "there is no such user"),
+    ("analysis.report", ["demo", "--out", "~nobody-of-that-name/x"], "there is no such user"),
 ]
 
 
