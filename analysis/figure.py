@@ -62,6 +62,7 @@ def draw_front(
     """Write PNG and SVG. Front points are large and numbered by trial, dominated ones faint; a step line bounds what
     the front dominates where the two axes are the objectives, and a band what single-seed studies attain."""
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import LogFormatter
 
     plt = pyplot()
 
@@ -104,7 +105,9 @@ def draw_front(
             zorder=3,
         )
     if shades is not None and len(positive):
-        figure.colorbar(shades, ax=axes, label="λ, weight of the regularizer (log scale)")
+        bar = figure.colorbar(shades, ax=axes, label="λ, weight of the regularizer (log scale)")
+        for which in (bar.ax.yaxis.set_major_formatter, bar.ax.yaxis.set_minor_formatter):
+            which(LogFormatter(minor_thresholds=(1.5, 0.4)))  # 0.007, not 7 times a power of ten
     if knee is not None and on_front[knee]:
         axes.scatter(*xy[knee], s=260, facecolors="none", edgecolors="black", linewidths=1.4, zorder=4)
     _number(axes, study, xy, on_front, knee)
@@ -117,7 +120,7 @@ def draw_front(
         knee=knee is not None and bool(on_front[knee]),
     )
     shown = [h for h in axes.get_legend_handles_labels()[0] if not h.get_label().startswith("_")]
-    figure.legend(handles=[*handles, *shown], loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
+    figure.legend(handles=[*handles, *shown], loc="outside lower center", ncols=4, fontsize=8.5, frameon=False)
     what = "front" if on_front.sum() != 1 else "front of a single point"
     figure.suptitle(f"Study {study.name}: {what}, {int(on_front.sum())} of {len(study.trials)} trials", fontsize=13)
     axes.set_title(_caption(study, complete), fontsize=8.5, color="0.3")
@@ -128,10 +131,11 @@ def draw_anytime(study: StudyTable, way: Anytime, stem: Path) -> list[Path]:
     """Hypervolume over trials, over wall-clock hours and over device hours, side by side."""
     plt = pyplot()
     figure, all_axes = plt.subplots(1, 3, figsize=(10, 3.4), dpi=150, layout="constrained", sharey=True)
+    (wall, unit), (device, device_unit) = (readable_hours(hours) for hours in (way.wall_hours, way.device_hours))
     for axes, x, label in zip(
         all_axes,
-        (way.trials, way.wall_hours, way.device_hours),
-        ("trials that ended", "hours since the study began", f"{way.device}-hours of training and scoring"),
+        (way.trials, wall, device),
+        ("trials that ended", f"{unit} since the study began", f"{way.device}-{device_unit} of training and scoring"),
         strict=True,
     ):
         axes.step([0, *x], [0, *way.hypervolume], where="post", color="#0072b2", linewidth=1.8)
@@ -143,6 +147,13 @@ def draw_anytime(study: StudyTable, way: Anytime, stem: Path) -> list[Path]:
     all_axes[0].set_ylabel("hypervolume")
     figure.suptitle(f"Study {study.name}: hypervolume of {' × '.join(m.name for m in study.objectives)}", fontsize=12)
     return save(figure, stem)
+
+
+def readable_hours(
+    hours: np.ndarray[Any, np.dtype[np.float64]],
+) -> tuple[np.ndarray[Any, np.dtype[np.float64]], str]:
+    """The same in minutes where all of it is under two hours, and the unit."""
+    return (hours, "hours") if hours.max(initial=0.0) >= 2 else (60 * hours, "minutes")
 
 
 def _label(metric: Metric) -> str:

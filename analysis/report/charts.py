@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from analysis.figure import axes_of, staircase
+from analysis.figure import axes_of, readable_hours, staircase
 from analysis.report.svg import Axis, Chart, number, wrap
 from study import metrics
 from study.metrics import Metric
@@ -103,10 +103,11 @@ def front_chart(study: StudyTable, front: Front) -> tuple[Markup, dict[str, Any]
 def anytime_charts(way: Anytime) -> list[Markup]:
     charts = []
     top = Axis.around("hypervolume", [0.0, *way.hypervolume], zero=True)
+    (wall, unit), (device, device_unit) = (readable_hours(hours) for hours in (way.wall_hours, way.device_hours))
     for values, label in (
         (way.trials, "trials that ended"),
-        (way.wall_hours, "hours since the study began"),
-        (way.device_hours, f"{way.device}-hours of training and scoring"),
+        (wall, f"{unit} since the study began"),
+        (device, f"{way.device}-{device_unit} of training and scoring"),
     ):
         chart = Chart(Axis.around(label, [0.0, *map(float, values)], zero=True), top, width=380, height=260)
         points: list[tuple[float, float]] = [(0.0, 0.0)]

@@ -19,7 +19,7 @@ from analysis.pareto import Front, find_front
 from analysis.report import charts, facts, trials
 from analysis.report.thumbnails import Gallery, make_gallery
 from analysis.twins import EXPLAINED, compare_pair, find_twins, label, over_results
-from study.metrics import OBJECTIVES, Metric
+from study.metrics import LOG_ARTIFACTS, OBJECTIVES, TRIAL_LOG, Metric
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,6 +75,7 @@ def collect(
     record = ledger.record()
     content.values = {
         "study": study,
+        "log": f"{LOG_ARTIFACTS}/{TRIAL_LOG}",
         "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "counts": study.counts(),
         "total": len(study.trials),

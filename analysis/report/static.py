@@ -24,9 +24,10 @@ _FAINT, _STRONG = "0.6", "#0072b2"
 def draw_curves(study: StudyTable, front: Front, found: Sequence[tuple[Metric, Curves]], stem: Path) -> list[Path]:
     """One panel per metric; all trials faint, the front strong, a mark where a trial ended early."""
     from matplotlib.collections import LineCollection
+    from matplotlib.ticker import MaxNLocator
 
     plt = pyplot()
-    figure, all_axes = plt.subplots(1, len(found), figsize=(5.2 * len(found), 3.8), dpi=150, squeeze=False)
+    figure, all_axes = plt.subplots(1, len(found), figsize=(5.2 * len(found), 3.8), dpi=150, squeeze=False, sharex=True)
     figure.set_layout_engine("constrained")
     states = study.column("state")
     for axes, (metric, curves) in zip(all_axes[0], found, strict=True):
@@ -41,10 +42,12 @@ def draw_curves(study: StudyTable, front: Front, found: Sequence[tuple[Metric, C
         axes.plot([], [], color=_FAINT, alpha=0.6, label="other trials")
         axes.autoscale_view()
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(label_of(metric).replace(" (", "\n(", 1))
         axes.grid(color="0.92", linewidth=0.8)
         axes.set_axisbelow(True)
-    all_axes[0][0].legend(fontsize=8, framealpha=0.9)
+    shown = {label: h for axes in all_axes[0] for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=5, fontsize=8.5, frameon=False)
     figure.suptitle(f"Study {study.name}: curves of all trials", fontsize=12)
     return save(figure, stem)
 

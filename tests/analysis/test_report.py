@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
 from made_studies import MakeStudy, invented_table, scored
+from PIL import Image
 
 from analysis.load import load_curves, load_study
 from analysis.pareto import find_front
@@ -29,6 +35,7 @@ from study.ledger.records import flatten, parse
 from study.spec import StudySpec, load_spec
 from study.train import config_from, parser
 
+ROOT = Path(__file__).parents[2]
 VOID = {"meta", "link", "br", "img", "input"}
 
 
@@ -113,6 +120,39 @@ def test_a_study_of_many_kinds_of_trials(storage: Path, capsys: pytest.CaptureFi
         for k in ("png", "svg")
     )
     assert f"report   {storage}/large/report.html" in capsys.readouterr().out
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_a_killed_command_leaves_the_old_page_or_none(storage: Path) -> None:
+    """Twenty kills at random moments: page and figures are whole whenever they are there; the same command goes on."""
+    write_runs(Ledger(default_tracking_uri(storage), "large"), 0, 60)
+    folder, chance = storage / "large", random.Random(0)
+    seen = set()
+    for i in range(20):
+        if i % 5 == 0:  # a first report
+            (folder / "report.html").unlink(missing_ok=True)
+        before = (folder / "report.html").read_bytes() if (folder / "report.html").exists() else None
+        command = [sys.executable, "-m", "analysis.report", "large", "--storage", str(storage)]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(chance.uniform(1, 12))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        ended = process.wait()
+        seen.add(ended)
+        after = (folder / "report.html").read_bytes() if (folder / "report.html").exists() else None
+        assert ended == 0 or ended == -signal.SIGKILL
+        if after != before:
+            assert after is not None
+            checked(after.decode(), folder)
+        for figure in folder.glob("figures/*.png"):
+            Image.open(figure).load()
+        for figure in folder.glob("figures/*.svg"):
+            ElementTree.parse(figure)
+    assert -signal.SIGKILL in seen
+    made(storage, "large")
+    assert not list(folder.rglob("*.part"))
 
 
 @pytest.mark.parametrize(
