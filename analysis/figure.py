@@ -62,7 +62,6 @@ def draw_front(
     """Write PNG and SVG. Front points are large and numbered by trial, dominated ones faint; a step line bounds what
     the front dominates where the two axes are the objectives, and a band what single-seed studies attain."""
     from matplotlib.colors import LogNorm
-    from matplotlib.ticker import LogFormatter
 
     plt = pyplot()
 
@@ -107,7 +106,7 @@ def draw_front(
     if shades is not None and len(positive):
         bar = figure.colorbar(shades, ax=axes, label="λ, weight of the regularizer (log scale)")
         for which in (bar.ax.yaxis.set_major_formatter, bar.ax.yaxis.set_minor_formatter):
-            which(LogFormatter(minor_thresholds=(1.5, 0.4)))  # 0.007, not 7 times a power of ten
+            which(_plain_numbers())
     if knee is not None and on_front[knee]:
         axes.scatter(*xy[knee], s=260, facecolors="none", edgecolors="black", linewidths=1.4, zorder=4)
     _number(axes, study, xy, on_front, knee)
@@ -147,6 +146,17 @@ def draw_anytime(study: StudyTable, way: Anytime, stem: Path) -> list[Path]:
     all_axes[0].set_ylabel("hypervolume")
     figure.suptitle(f"Study {study.name}: hypervolume of {' × '.join(m.name for m in study.objectives)}", fontsize=12)
     return save(figure, stem)
+
+
+def _plain_numbers() -> Any:
+    """Of a logarithmic axis: 0.007, not 7 times a power of ten; between powers too where the axis is short."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
+            return f"{x:g}"
+
+    return Plain(minor_thresholds=(1.5, 0.4))
 
 
 def readable_hours(

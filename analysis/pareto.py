@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TABLE_FILE = "trials.parquet"
 _ALWAYS_SHOWN = ("network", "reg_weight", "reg_error", "lr")
-_SHOWN_AS = {"reg_weight": "λ", "reg_error": "E"}
+_SHOWN_AS = {"reg_weight": "λ", "reg_error": "error"}
 _PRINTED = 40  # rows of the front
 _PIPED_WIDTH = 140  # characters where stdout is no terminal: nothing is cut
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         print(json.dumps(summary(study, front)))
     options = repeated_options(args)
-    print(f"results  {'  '.join(str(f) for f in written)}", file=sys.stderr)
+    print(f"results  {out}: {'  '.join(f.name for f in written)}", file=sys.stderr)
     if front.mask.any():
         print(f"next     python -m analysis.report {args.study}{options}", file=sys.stderr)
     else:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Curves = Mapping[int, tuple[Sequence[int], Sequence[float]]]
 _ENDS = (metrics.STOPPED, metrics.DIVERGED, metrics.FAILED)
 #: Lightness rises evenly (cividis, made for colour-blind readers); its dark end is lifted to show on a dark page.
-_SCALE = ((28, 74, 128), (78, 100, 118), (124, 123, 120), (176, 158, 102), (253, 222, 62))
+_SCALE = ((40, 88, 148), (78, 100, 118), (124, 123, 120), (176, 158, 102), (253, 222, 62))
 
 
 def label_of(metric: Metric) -> str:
@@ -167,7 +167,7 @@ def curves_chart(study: StudyTable, front: Front, found: Curves, metric: Metric)
 
 def parallel_chart(study: StudyTable, front: Front, names: Sequence[str]) -> tuple[Markup, dict[str, Any]]:
     """One upright axis per column; a line per eligible trial, the front's strong. With the pixels of every line."""
-    width, height, top, bottom = max(560, 130 * len(names)), 340, 34, 300
+    width, height, top, bottom = max(560, 130 * len(names)), 312, 34, 300
     xs = [round(60 + i * (width - 120) / max(1, len(names) - 1), 1) for i in range(len(names))]
     parts, places = [], []
     for px, name in zip(xs, names, strict=True):

@@ -102,7 +102,10 @@ def _strip(network: Any, card: dict[str, Any], dataset: Dataset, at: np.ndarray[
     of_label = PROTOCOLS[evaluation["protocol"]].class_choice == "label"
     found = saliency_maps(network, x, labels if of_label else None, methods)
     chance, said = found.logits.softmax(1).max(1)
-    says = tuple(f"{dataset.classes[k]} {100 * p:.0f} %" for k, p in zip(said.tolist(), chance.tolist(), strict=True))
+    says = tuple(
+        f"{dataset.classes[k]} {100 * p:.0f}\N{NO-BREAK SPACE}%"
+        for k, p in zip(said.tolist(), chance.tolist(), strict=True)
+    )
     return Strip({m: _png(overlaid(images, found.maps[m])) for m in methods}, says)
 
 
