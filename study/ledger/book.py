@@ -48,12 +48,12 @@ class TrialBook:
         """``folder``: the trial's own. What earlier attempts left there and could not tell is told by this one."""
         earlier = sorted(folder.glob(f"{metrics.JOURNAL}*"), key=_attempt_of)
         attempt = new_attempt(max((_attempt_of(file) for file in earlier), default=""))
-        self._logs = folder / metrics.TRIAL_LOG
-        told = {metrics.TAG_LOG: str(self._logs.absolute()), **tags}
         self._opening: Entry = {
-            "open": {"trial": trial, "seed": seed, "params": dict(params), "tags": told, "attempt": attempt},
+            "open": {"trial": trial, "seed": seed, "params": dict(params), "tags": dict(tags), "attempt": attempt},
             "inputs": [asdict(i) for i in inputs],
         }
+        self._logs = folder / metrics.TRIAL_LOG
+        self._opening["open"]["tags"].setdefault(metrics.TAG_LOG, str(self._logs.absolute()))
         self.superseded = False
         self._ledger = ledger
         self._journal = Journal(folder / f"{metrics.JOURNAL}{attempt}.jsonl")
