@@ -146,14 +146,21 @@ def test_no_trial_is_lost_or_doubled(killed_study: dict[str, object]) -> None:
         assert runs[key].info.end_time == end, f"{key} was finished and has been run again"  # type: ignore[attr-defined]
     client = MlflowClient(f"sqlite:///{folder / 'results' / 'mlflow.db'}")
     sampled: set[str] = set()
+    attempts = 0
     for trial, run_ in zip(trials, (runs[f"k/{n}/0"] for n in range(6)), strict=True):
         assert run_.data.tags[metrics.TAG_STATE] == metrics.COMPLETE  # type: ignore[attr-defined]
         history = client.get_metric_history(run_.info.run_id, metrics.TRAIN_LOSS)  # type: ignore[attr-defined]
         assert [m.step for m in history] == [1, 2, 3, 4]
+        (log,) = client.list_artifacts(run_.info.run_id, metrics.LOG_ARTIFACTS)  # type: ignore[attr-defined]
+        assert log.path == f"{metrics.LOG_ARTIFACTS}/{metrics.TRIAL_LOG}"
+        text = Path(run_.data.tags[metrics.TAG_LOG]).read_text()  # type: ignore[attr-defined]
+        assert log.file_size == len(text.encode()) and "epoch 4/4" in text
+        attempts += text.count("attempt on CPU")
         final = run_.data.metrics  # type: ignore[attr-defined]
         if any(name.startswith(metrics.SYSTEM_METRICS) for name in final):
             sampled.add(f"k/{trial.number}/0")
         assert trial.values == [final[metrics.ACCURACY.ledger_name], final[metrics.FAITHFULNESS.ledger_name]]
+    assert attempts > 6, "the killed worker's trial has two"
     assert sampled and not sampled & set(killed_study["ended"]), "only the second command asked for system metrics"  # type: ignore[call-overload]
 
 
