@@ -17,17 +17,17 @@ from typing import Literal
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from study.space import Choice, FloatRange, IntRange, Parameter, Point, Scalar, complete, grid, ordered
+from study.space import Choice, FloatRange, IntRange, Parameter, Point, Scalar, grid, ordered
 from study.spec import StudySpec
+from study.tuning import bayesian
 from study.tuning.forecast import forecast
 
 _ZERO_SUFFIX = "_is_zero"  # Optuna's name for "this parameter is the single value 0 beside its range"
-_ZERO_SHARE = 0.15  # of a sampler's range that stands for 0
-_GP_UNTIL = 150  # points known; beyond them a Gaussian process takes seconds an ask
-_CAPACITY = 400  # points that a sampler is shown: an ask stays in milliseconds after thousands of trials
+_GP_UNTIL = 150  # points known; beyond them TPE, whose asks stay in milliseconds
+_CAPACITY = 250  # points that a sampler is shown: an ask stays in milliseconds after thousands of trials
 _TRIES = 25  # proposals of known points before one is drawn at random
 
 #: How the sampler reads a stopped trial: as its forecast, as if its last rung were its end, or not at all.
@@ -124,10 +124,12 @@ class Proposer:
             if not left:
                 return None
         kind = self._kind()
+        if kind == "gp" and (found := self._bayesian(taken)) is not None:
+            return found, {}
         study = self._study(kind)
         for _ in range(_TRIES):
             trial = study.ask()
-            point = self._suggest(kind, trial)
+            point = self._suggest(trial)
             if point not in taken:
                 return point, dict(study._storage.get_trial_system_attrs(trial._trial_id))
             study.tell(trial, state=TrialState.FAIL)
@@ -143,37 +145,52 @@ class Proposer:
             return self._spec.sampler
         return "gp" if sum(bool(k.curve) for k in self._known.values()) <= _GP_UNTIL else "tpe"
 
-    def _suggest(self, kind: str, trial: optuna.Trial) -> Point:
-        """A Gaussian process knows no conditional parameters: it is asked for all; the inactive ones are dropped."""
+    def _bayesian(self, taken: list[Point]) -> Point | None:
+        """A point by Bayesian optimization; None in the rare case that it finds none which is new."""
+        items = [self._known[n] for n in self._shown()]
+        evidence, running = [], []
+        for item, values in zip(items, self._finals(items), strict=True):
+            if values is not None and all(np.isfinite(values)):
+                violations = self._violations(item, values)
+                evidence.append(bayesian.Evidence(item.point, values, max(item.curve), violations))
+            elif not item.over:
+                running.append(item.point)
+        if len(evidence) < self._startup():
+            evidence = []
+        rng = np.random.default_rng([self._spec.seed, len(self._known)])
+        return bayesian.propose(self._spec, evidence, running, rng, lambda point: point in taken)
+
+    def _startup(self) -> int:
+        """How many values are known before a sampler is asked for more than a draw."""
+        return min(10, max(4, self._spec.budget.trials // 4))
+
+    def _finals(self, items: list[Known]) -> list[list[float] | None]:
+        """Each trial's values at its end, as the sampler is to take them."""
+        epochs = self._spec.fidelity.max_epochs
+        if self._learning == "forecast":
+            return forecast([k.curve for k in items], epochs)
+        if self._learning == "as_complete":
+            return [k.curve[max(k.curve)] if k.curve else None for k in items]
+        return [k.curve.get(epochs) for k in items]
+
+    def _suggest(self, trial: optuna.Trial) -> Point:
         point: Point = {}
         for name in self._names:
-            if kind == "gp" or self._spec.active(name, point):
+            if self._spec.active(name, point):
                 point[name] = _from_sampled(self._spec.space[name], trial._suggest(name, self._distributions[name]))
-        return complete(self._spec.space, point)
+        return point
 
-    def _params(self, kind: str, point: Point) -> dict[str, Scalar]:
-        """The reverse; for a Gaussian process inactive parameters stand in the middle of their ranges."""
-        space = self._spec.space
-        return {
-            name: _to_sampled(space[name], point.get(name, space[name].center()))
-            for name in self._names
-            if name in point or kind == "gp"
-        }
+    def _params(self, point: Point) -> dict[str, Scalar]:
+        """The reverse."""
+        return {name: _to_sampled(self._spec.space[name], point[name]) for name in self._names if name in point}
 
     def _study(self, kind: str) -> optuna.Study:
         """A fresh study of what is known now, with the sampler that has been used so far."""
         study = optuna.create_study(directions=[m.direction for m in self._spec.targets], sampler=self._sampler(kind))
-        epochs = self._spec.fidelity.max_epochs
         numbers = self._shown() if kind != "random" else []  # which reads none
         items = [self._known[n] for n in numbers]
-        if self._learning == "forecast":
-            finals = forecast([k.curve for k in items], epochs)
-        elif self._learning == "as_complete":
-            finals = [k.curve[max(k.curve)] if k.curve else None for k in items]
-        else:
-            finals = [k.curve.get(epochs) for k in items]
-        for item, values in zip(items, finals, strict=True):
-            params = self._params(kind, item.point)
+        for item, values in zip(items, self._finals(items), strict=True):
+            params = self._params(item.point)
             if values is not None and all(np.isfinite(values)):
                 state = TrialState.COMPLETE
             elif item.over:
@@ -217,15 +234,13 @@ class Proposer:
     def _sampler(self, kind: str) -> BaseSampler:
         """Made anew for every proposal: its seed is the study's and the number of trials so far."""
         seed = int(np.random.default_rng([self._spec.seed, len(self._known)]).integers(2**31))
-        trials = self._spec.budget.trials
-        startup = min(10, max(4, trials // 4))
-        if kind == "random":
+        if kind in ("random", "gp"):
             return RandomSampler(seed=seed)
         if kind == "nsga2":
-            return NSGAIISampler(seed=seed, population_size=max(4, min(50, trials // 4)))
-        if kind == "gp":
-            return GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
-        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=startup)
+            return NSGAIISampler(seed=seed, population_size=max(4, min(50, self._spec.budget.trials // 4)))
+        return TPESampler(
+            seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=self._startup()
+        )
 
 
 class _Made(FrozenTrial):
@@ -276,7 +291,7 @@ def _sampled(parameter: Parameter) -> BaseDistribution:
 def _below(parameter: FloatRange, part: float) -> float:
     """A value below the range, by ``part`` of the stretch that means 0."""
     low, high = parameter.bounds
-    stretch = part * _ZERO_SHARE / (1 - _ZERO_SHARE)
+    stretch = part * bayesian.ZERO_SHARE / (1 - bayesian.ZERO_SHARE)
     return low * (low / high) ** stretch if parameter.log else low - stretch * (high - low)
 
 
