@@ -8,7 +8,6 @@ point costs, as expected improvement per second is (Snoek et al. 2012, section 3
 from __future__ import annotations
 
 import numpy as np
-from optuna._hypervolume.box_decomposition import get_non_dominated_box_bounds
 from scipy.special import ndtr
 
 FloatArray = np.ndarray
@@ -21,18 +20,34 @@ def expected_improvement(
 
     ``mean`` and ``deviation``: (m, objectives), independent normal beliefs. All are maximised.
     """
-    above = front[(front > reference).all(axis=1)]
-    if len(above) and len(reference) == 1:
-        lower, upper = above.max(axis=0)[None], np.full((1, 1), np.inf)
-    elif len(above):
-        low, high = get_non_dominated_box_bounds(-above, -reference)
-        lower, upper = -high, -low  # (boxes, objectives) of what is to be gained
-    else:
-        lower, upper = reference[None], np.full((1, len(reference)), np.inf)
+    lower, upper = undominated(front[(front > reference).all(axis=1)], reference)
     gain = _above(mean, deviation, lower)
     finite = np.isfinite(upper)
     gain -= np.where(finite[None], _above(mean, deviation, np.where(finite, upper, 0.0)), 0.0)
     return gain.prod(axis=2).sum(axis=1)
+
+
+def undominated(front: FloatArray, reference: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Lower and upper corners (boxes, objectives) of disjoint boxes that fill what lies above ``reference`` and is
+    dominated by no row of ``front`` (k, objectives), all of which lie above it. Every point cuts the boxes it reaches.
+    """
+    boxes = [(reference, np.full(len(reference), np.inf))]
+    for point in front:
+        cut = []
+        for low, high in boxes:
+            if not (low < point).all():
+                cut.append((low, high))
+                continue
+            rest_low, rest_high = low, high
+            for j, value in enumerate(point):
+                if value < rest_high[j]:  # what is better than the point here, and not in the objectives before
+                    beyond = rest_low.copy()
+                    beyond[j] = value
+                    cut.append((beyond, rest_high))
+                    rest_high = rest_high.copy()
+                    rest_high[j] = value
+        boxes = cut
+    return np.array([low for low, _ in boxes]), np.array([high for _, high in boxes])
 
 
 def _above(mean: FloatArray, deviation: FloatArray, limit: FloatArray) -> FloatArray:

@@ -19,8 +19,8 @@ from study.tuning.acquisition import expected_improvement
 from study.tuning.regression import Regression
 
 _CAPACITY = 100  # values that are regressed on: those nearest to their end, then the latest
-_WIDE = 500  # points that are drawn from the whole space
-_CENTERS, _NEAR = 8, 30  # best ones, beside the front, around which so many more are drawn each, once per step
+_WIDE = 300  # points that are drawn from the whole space
+_CENTERS, _NEAR = 8, 20  # best ones, beside the front, around which so many more are drawn each, once per step
 _STEPS = (0.15, 0.05, 0.02)  # as shares of a range
 _SWITCH = 0.15  # probability of another choice in such a step
 ZERO_SHARE = 0.15  # of a range's coordinates that stands for 0

@@ -18,7 +18,7 @@ FloatArray = np.ndarray
 _ROOT5 = math.sqrt(5)
 _LENGTH_SPREAD = math.sqrt(3)  # standard deviation of log length in the prior
 _NOISE = (math.log(0.1), 1.5)  # mean and standard deviation of log noise variance, of standardised values
-_STEPS = 40  # of the optimizer: a proposal stays in milliseconds
+_STEPS = 25  # of the optimizer: a proposal stays in milliseconds
 
 
 class Regression:

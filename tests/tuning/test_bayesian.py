@@ -14,7 +14,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
 from study.space import Point
 from study.spec import StudySpec
-from study.tuning.acquisition import expected_improvement
+from study.tuning.acquisition import expected_improvement, undominated
 from study.tuning.bayesian import Evidence, Space, propose, work
 from study.tuning.regression import Regression
 
@@ -100,6 +100,16 @@ def test_expected_improvement_is_that_of_many_draws(front: list[list[float]]) ->
             for d in draws[:, i]
         ]
         assert found == pytest.approx(np.mean(gains), abs=4 * np.std(gains) / math.sqrt(len(gains)))
+
+
+@pytest.mark.parametrize("n_objectives", [1, 2, 3, 4])
+def test_boxes_fill_what_is_not_dominated_once(n_objectives: int) -> None:
+    rng = np.random.default_rng(n_objectives)
+    front, at = rng.random((7, n_objectives)), 1.2 * rng.random((3000, n_objectives))
+    low, high = undominated(np.vstack([front, front[:1]]), np.zeros(n_objectives))
+    inside = ((at[:, None] > low) & (at[:, None] <= high)).all(axis=2).sum(axis=1)
+    dominated = (at[:, None] <= front).all(axis=2).any(axis=1)
+    np.testing.assert_array_equal(inside, ~dominated)
 
 
 def test_with_one_objective_it_is_the_textbooks_expected_improvement() -> None:
