@@ -144,6 +144,7 @@ MODEL_CONFIG_FILE = "model.json"  # what is needed to rebuild and read the netwo
 PER_IMAGE_FILE = "per_image.parquet"  # per validation image: correct, and the parts of every method
 STUDY_FILE = "study.json"  # the resolved specification and its fingerprint
 JOURNAL = "ledger-"  # + attempt + ".jsonl": what a trial has to tell the ledger and has not told yet
+ATTEMPT_FILE = "attempt"  # in a trial's folder: the token of the latest attempt at it
 TEST_LOG_FILE = "test_openings.jsonl"  # in a study's folder: every opening of its test split, appended only
 EVENTS_FILE = "events.jsonl"  # in a study's folder: what happened to its trials, one line each
 OPTUNA_FILE = "optuna.db"

@@ -131,7 +131,7 @@ def _check_replicates(args: argparse.Namespace, spec: StudySpec) -> None:
 
 
 def _probe_address(address: str) -> None:
-    from study.tuning.session import probe
+    from study.tuning.joining import probe
 
     probe(address)
 
@@ -152,7 +152,8 @@ def _on_cluster(
 
     from study.ledger import Ledger, create_store, default_tracking_uri, masked, replay, serve, settle
     from study.tuning.capacity import Capacity
-    from study.tuning.session import concurrency, connected, head_address, run_trials, storage_url
+    from study.tuning.joining import connected, head_address
+    from study.tuning.session import concurrency, run_trials, storage_url
     from study.warmstart import warm_start
 
     console = Console(stderr=False)

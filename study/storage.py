@@ -78,7 +78,12 @@ class Storage:
 
     def pull(self, file: Path) -> None:
         """Bring one file from the store where the working copy lacks it and the store has it."""
-        if self.uri is not None and not file.exists():
+        if not file.exists():
+            self.refresh(file)
+
+    def refresh(self, file: Path) -> None:
+        """Bring one file from the store where the store has it, over whatever the working copy has."""
+        if self.uri is not None:
             from pyarrow import fs
 
             source, path = self._open(file.relative_to(self.local).as_posix())

@@ -250,7 +250,7 @@ class Trial:
 
     def _resume(self) -> None:
         if self._storage is not None:
-            self._storage.pull(self._checkpoint)
+            self._storage.refresh(self._checkpoint)  # another machine may have gone on since this one had it
         if not self._checkpoint.exists():
             return
         checkpoint = load_checkpoint(self._checkpoint)

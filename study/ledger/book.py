@@ -6,6 +6,7 @@ entries follow in order, by the same thread or, after a kill, by the next comman
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from study import metrics
+from study.ledger.attempts import Exchange, claim
 from study.ledger.journal import Entry, Journal
 from study.ledger.numbers import SupersededError
 from study.ledger.run import REPORT_MS, TrialRun
-from study.ledger.study import DataInput, Ledger, new_attempt
+from study.ledger.study import DataInput, Ledger
 from study.ledger.tracking import first_line
 
 _GATHER = 1.0  # seconds in which reports are gathered into one request
@@ -44,10 +46,14 @@ class TrialBook:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         inputs: Sequence[DataInput] = (),
+        exchange: Exchange | None = None,
     ) -> None:
-        """``folder``: the trial's own. What earlier attempts left there and could not tell is told by this one."""
+        """``folder``: the trial's own. What earlier attempts left there and could not tell is told by this one.
+
+        ``exchange``: the storage, where attempts on other machines do not see this folder.
+        """
         earlier = sorted(folder.glob(f"{metrics.JOURNAL}*"), key=_attempt_of)
-        attempt = new_attempt(max((_attempt_of(file) for file in earlier), default=""))
+        attempt = claim(folder, map(_attempt_of, earlier), exchange)
         self._opening: Entry = {
             "open": {"trial": trial, "seed": seed, "params": dict(params), "tags": dict(tags), "attempt": attempt},
             "inputs": [asdict(i) for i in inputs],
@@ -150,10 +156,13 @@ class TrialBook:
             with self._changed:
                 self._away = False
                 del self._waiting[: len(entries)]
-                if not self._waiting:
-                    self._journal.clear()
+                # Where the storage is away the file stays: told once more, its entries change nothing.
+                with contextlib.suppress(OSError):
+                    if not self._waiting:
+                        self._journal.clear()
+                    if self._ended and not self._waiting:
+                        self._journal.remove()
                 if self._ended and not self._waiting:
-                    self._journal.remove()
                     self._changed.notify_all()
                     return
                 self._changed.notify_all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import secrets
 import subprocess
@@ -48,7 +50,10 @@ def serve(storage: Path, host: str) -> str:
                 "`ray get-auth-token --generate` and bring the cluster up again, or name a server with --tracking-uri"
             )
         create_store(default_tracking_uri(storage))
-        _start(storage, host, folder, password)
+        with (folder / "alive").open("w") as alive, contextlib.suppress(BlockingIOError):
+            # Held by the server's processes: one that was killed and is on its way back is not started twice.
+            fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _start(storage, host, folder, password, alive.fileno())
         deadline = time.monotonic() + _START_SECONDS
         while not _answers(uri):
             if time.monotonic() > deadline:
@@ -65,7 +70,7 @@ def _answers(uri: str) -> bool:
     return True
 
 
-def _start(storage: Path, host: str, folder: Path, password: str) -> None:
+def _start(storage: Path, host: str, folder: Path, password: str, alive: int) -> None:
     (folder / "users.db").unlink(missing_ok=True)  # it holds the password's hash of whichever token was before
     ini = folder / "auth.ini"
     ini.write_text(_INI.format(folder=folder, user=USER))
@@ -93,4 +98,5 @@ def _start(storage: Path, host: str, folder: Path, password: str) -> None:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=[alive],
         )

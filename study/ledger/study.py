@@ -8,8 +8,8 @@ found again by its tag ``TAG_KEY``. MLflow is imported when the ledger is first 
 from __future__ import annotations
 
 import json
+import random
 import re
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from typing import Any
 from study import metrics
 from study.errors import InputError
 from study.ledger import presentation
+from study.ledger.attempts import new_attempt
 from study.ledger.bulk import BulkReader
 from study.ledger.numbers import SupersededError
 from study.ledger.records import StudyRecord, TrialRecord, flatten, read_run, run_name
@@ -31,6 +32,7 @@ TAG_TEST_OPENING = "study.test_opening"  # study.test_opening/WHEN: the test spl
 
 _TAG_CHARACTERS = 4000  # per tag; every MLflow server takes 5000
 _PAGE = 1000  # runs per search request
+_STAND_BACK = 0.1, 1.0  # seconds before a run that two processes made at once is looked for again
 
 
 @dataclass(frozen=True)
@@ -267,12 +269,19 @@ class Ledger:
         return self._parent
 
     def _create_once(self, tags: Mapping[str, str], name: str, matching: str) -> Any:
-        """Create a run; where another process created it at the same time, both go on with the older one."""
-        run = self._client.create_run(self._experiment, tags=dict(tags), run_name=name)
-        first = self._search(matching, limit=1)[0]
-        if first.info.run_id != run.info.run_id:
+        """Create a run; where another process does so at the same time, one run is left, and both go on with it.
+
+        Whoever sees another's beside their own takes their own back and looks again after a while of chance length:
+        which is the older is nothing that clocks of two machines can say.
+        """
+        while True:
+            run = self._client.create_run(self._experiment, tags=dict(tags), run_name=name)
+            if len(self._search(matching)) == 1:
+                return run
             self._client.delete_run(run.info.run_id)
-        return first
+            time.sleep(random.uniform(*_STAND_BACK))
+            if found := self._search(matching, limit=1):
+                return found[0]
 
     def _search(self, matching: str, limit: int | None = None) -> list[Any]:
         """Runs of the study, the oldest first."""
@@ -290,9 +299,3 @@ class Ledger:
             token = page.token
             if not token or limit:
                 return runs
-
-
-def new_attempt(after: str = "") -> str:
-    """A token later than ``after`` in text order: milliseconds, then chance. Later attempts hold a run."""
-    milliseconds = max(int(time.time() * 1000), int(after.partition("-")[0] or 0) + 1)
-    return f"{milliseconds:015d}-{secrets.token_hex(4)}"

@@ -1,1 +1,17 @@
 """Who runs what: Ray Tune runs the trials, Optuna proposes them. The only rooms that know either."""
+
+import os
+
+# Read by Ray when it is imported. Its snapshot is not what a study continues from (see docs/decisions), so it is
+# written rarely; its own loggers would write every report a second time; usage statistics stay at home.
+for _name, _value in {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_RESULT_BUFFER_LENGTH": "0",
+    "TUNE_MAX_PENDING_TRIALS_PG": "16",
+}.items():
+    os.environ.setdefault(_name, _value)

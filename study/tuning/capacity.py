@@ -14,8 +14,8 @@ import ray
 import yaml
 from ray.tune.search import Searcher
 
-from study.errors import InputError
 from study.spec import Resources
+from study.tuning.joining import probe_own
 
 _REFRESH_SECONDS = 2.0
 _BOOTSTRAP = Path.home() / "ray_bootstrap_config.yaml"  # Ray puts the cluster file there on a head
@@ -61,10 +61,8 @@ def machines() -> list[dict[str, Any]]:
 
     Raises :class:`InputError` where no Ray runs here.
     """
-    try:
-        ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
-    except ConnectionError:
-        raise InputError("no Ray runs on this machine; bring the cluster up with `ray up`, or add --local") from None
+    probe_own()
+    ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)
     try:
         return [
             {

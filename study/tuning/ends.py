@@ -66,6 +66,7 @@ class LedgerEnds(tune.Callback):
             seed=config.seed,
             params=config.to_dict(),
             tags=trial.config["tags"],
+            exchange=self._storage,
         )
         book.report(self._heard.get(trial.trial_id, []))
         book.finish(state, reason=reason, tags=tags, patience=0)

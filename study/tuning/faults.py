@@ -1,4 +1,4 @@
-"""What goes wrong around trials: lost machines are forgiven, a storage that fills up ends the session in time."""
+"""What goes wrong around trials: lost machines are forgiven, a storage is waited for, a full one ends the session."""
 
 from __future__ import annotations
 
@@ -16,10 +16,17 @@ from ray import cloudpickle, tune
 from ray.exceptions import RayActorError, RayTaskError
 
 from study import metrics
-from study.storage import NEEDED_BYTES
+from study.storage import NEEDED_BYTES, Storage
 
-LOST, WORKER, ERROR, FULL = "machine lost", "worker died", "error", "storage full"
+LOST, WORKER, ERROR, FULL, AWAY = "machine lost", "worker died", "error", "storage full", "storage away"
 STORAGE_FULL = "storage_full"  # in a result: the trial could not save its epoch
+STORAGE_AWAY = "storage_away"  # in a result: the storage did not answer the trial's machine; why
+# What a mounted folder answers while its server, or the way there, is gone.
+_AWAY_ERRORS = {
+    errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ECONNREFUSED,
+    errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH,
+    errno.EREMOTEIO,
+}  # fmt: skip
 _CHECK_SECONDS = 5.0
 _PROBE_SECONDS = 2.0
 
@@ -27,6 +34,32 @@ _PROBE_SECONDS = 2.0
 def is_full(error: OSError) -> bool:
     """No space, or the user's quota of it is spent."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def cause_in_system(error: BaseException) -> OSError | None:
+    """The operating system's error behind ``error``, which may be one line for a person by now."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__cause__
+    return found
+
+
+def is_mounted(storage: Storage, study: str) -> bool:
+    """Whether this machine sees the study's folder: one that has not mounted the storage sees an empty place.
+
+    An object store's working copy may begin empty.
+    """
+    return storage.uri is not None or (storage.local / study / metrics.STUDY_FILE).exists()
+
+
+def is_away(error: OSError, storage: Storage, study: str) -> bool:
+    """Whether the storage does not answer, which is no fault of the trial and passes.
+
+    An object store's client names no number.
+    """
+    if storage.uri is not None and error.errno is None:
+        return True
+    return error.errno in _AWAY_ERRORS or (error.errno == errno.ENOENT and not is_mounted(storage, study))
 
 
 def machine_is_gone(error: BaseException | None) -> bool:
@@ -78,6 +111,7 @@ class Faults(tune.Callback):
         self._file = folder / metrics.EVENTS_FILE
         self._trials: dict[str, Any] = {}
         self._judged: dict[tuple[str, int], bool] = {}
+        self._waiting: set[str] = set()  # trials whose storage is away
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles its callbacks with its snapshot, which a study does not continue from."""
@@ -86,6 +120,15 @@ class Faults(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if len(self._trials) != len(trials):
             self._trials = {trial.trial_id: trial for trial in trials}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if not result.get(STORAGE_AWAY):
+            self._waiting.discard(trial.trial_id)
+        elif trial.trial_id not in self._waiting:
+            self._waiting.add(trial.trial_id)
+            self.note(AWAY, trial.config["number"], OSError(result[STORAGE_AWAY]))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A lost machine is no failure of the trial: it gets the retry back."""

@@ -55,6 +55,7 @@ class StudyProgress(tune.Callback):
         concurrent: how many run at once.
         front_size: the number of non-dominated complete trials so far.
         time_budget: seconds after which the session ends, or None.
+        lost: whether a trial (Ray's id) that failed did so with its whole machine.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class StudyProgress(tune.Callback):
         front_size: Callable[[], int],
         time_budget: float | None,
         console: Console,
+        lost: Callable[[str], bool] = lambda trial_id: False,
     ) -> None:
         self._total = total
         self._concurrent = concurrent
         self._front_size = front_size
         self._time_budget = time_budget
         self._console = console
+        self._lost = lost
         self._start = time.monotonic()
         self._rows: dict[str, _Row] = {}
         self._live = Live(console=console, refresh_per_second=2, get_renderable=self._render)
@@ -98,7 +101,7 @@ class StudyProgress(tune.Callback):
     ) -> None:
         row = self._rows.setdefault(trial.trial_id, _Row(trial.config["number"], trial.config["trial"]))
         report = result.get("report", {})
-        row.epoch, row.state, row.reason = result["epoch"], result["state"], result["reason"]
+        row.epoch, row.state, row.reason = max(row.epoch, result["epoch"]), result["state"], result["reason"]
         row.accuracy = report.get(metrics.ACCURACY.ledger_name, row.accuracy)
         row.faithfulness = report.get(metrics.FAITHFULNESS.ledger_name, row.faithfulness)
         if metrics.EPOCH_SECONDS in report:
@@ -107,6 +110,11 @@ class StudyProgress(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         row = self._rows.setdefault(trial.trial_id, _Row(trial.config["number"], trial.config["trial"]))
+        if self._lost(trial.trial_id):  # it comes back as another trial of Ray's
+            row.reason = "its machine is lost, it goes on elsewhere"
+            self._line(row)
+            del self._rows[trial.trial_id]
+            return
         row.state, row.reason = metrics.FAILED, "crashed more often than it may be retried"
         self._line(row)
 

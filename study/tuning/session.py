@@ -1,87 +1,27 @@
-"""One session of a study on Ray: connect, run trials until the budget is spent, leave everything resumable."""
+"""One session of a study on Ray: run trials until the budget is spent, leave everything resumable."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import shutil
-import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-# Read by Ray when it is imported. Its snapshot is not what a study continues from (see docs/decisions), so it is
-# written rarely; its own loggers would write every report a second time; usage statistics stay at home.
-for _name, _value in {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "TUNE_RESULT_BUFFER_LENGTH": "0",
-    "TUNE_MAX_PENDING_TRIALS_PG": "16",
-}.items():
-    os.environ.setdefault(_name, _value)
+from ray import tune
+from rich.console import Console
 
-import ray  # noqa: E402
-from ray import tune  # noqa: E402
-from rich.console import Console  # noqa: E402
-
-from study import metrics  # noqa: E402
-from study.errors import InputError  # noqa: E402
-from study.ledger import Ledger  # noqa: E402
-from study.spec import Resources, StudySpec  # noqa: E402
-from study.storage import Storage  # noqa: E402
-from study.tuning.capacity import Capacity, Following  # noqa: E402
-from study.tuning.ends import LedgerEnds  # noqa: E402
-from study.tuning.faults import Faults, StorageGuard  # noqa: E402
-from study.tuning.progress import StudyProgress  # noqa: E402
-from study.tuning.scheduler import StudyScheduler  # noqa: E402
-from study.tuning.searcher import StudySearcher  # noqa: E402
-from study.tuning.trainable import StudyTrainable  # noqa: E402
-
-_CONNECT_SECONDS = 5.0
-
-
-def probe(address: str) -> None:
-    """Raises :class:`InputError` where nothing answers at ``[ray://]HOST:PORT``: Ray itself would try for minutes."""
-    if address in ("auto", "local"):
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise InputError(f"--address {address}: not of the form HOST:PORT (the head's, port 6379 by default)")
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        raise InputError(
-            f"--address {address}: no Ray cluster answers there ({error}); start it with `ray up cluster.yaml`, "
-            "or leave --address out to run on this machine"
-        ) from None
-
-
-@contextlib.contextmanager
-def connected(address: str | None) -> Iterator[dict[str, float]]:
-    """Join the cluster at ``address`` (None: the one that is found, else a local one); yields its resources."""
-    if address:
-        probe(address)
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    except (ConnectionError, ValueError) as error:
-        if "include_dashboard" not in str(error):
-            raise InputError(f"--address {address or 'auto'}: Ray refused: {str(error).splitlines()[0]}") from None
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        yield ray.cluster_resources()
-    finally:
-        ray.shutdown()
-
-
-def head_address() -> str:
-    """The private address of the cluster's head, at which its other machines reach it."""
-    return str(ray.get_runtime_context().gcs_address).rpartition(":")[0]
+from study import metrics
+from study.errors import InputError
+from study.ledger import Ledger
+from study.spec import Resources, StudySpec
+from study.storage import Storage
+from study.tuning.capacity import Capacity, Following
+from study.tuning.ends import LedgerEnds
+from study.tuning.faults import Faults, StorageGuard
+from study.tuning.progress import StudyProgress
+from study.tuning.scheduler import StudyScheduler
+from study.tuning.searcher import StudySearcher
+from study.tuning.trainable import StudyTrainable
 
 
 def concurrency(resources: Resources, cluster: dict[str, float], capacity: Capacity | None = None) -> int:
@@ -136,14 +76,15 @@ def run_trials(
     scratch = storage.local / study / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)
     _log_to_file(storage.local / study / "ray.log")
+    faults = Faults(storage.local / study)
     progress = StudyProgress(
         total=total,
         concurrent=at_once,
         front_size=lambda: len(searcher.front()),
         time_budget=time_budget,
         console=console,
+        lost=faults.lost,
     )
-    faults = Faults(storage.local / study)
     guard = StorageGuard(storage.local, faults)
     following = Following(searcher, capacity, faults.lost)
     start = time.monotonic()

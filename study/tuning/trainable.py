@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ from ray import tune
 
 from study import metrics
 from study.config import TrialConfig
+from study.errors import InputError
 from study.ledger import DataInput, Ledger, MachineSampler, SupersededError, TrialBook
 from study.storage import Storage, trial_folder
-from study.tuning.faults import STORAGE_FULL, is_full
+from study.tuning.faults import STORAGE_AWAY, STORAGE_FULL, cause_in_system, is_away, is_full, is_mounted
 
 _RAY_CHECKPOINT = "progress.json"
+_STORAGE_SECONDS = 900.0  # how long a storage may be away before that is the trial's failure
+_STORAGE_PAUSE = 5.0  # seconds between tries
 
 
 class StudyTrainable(tune.Trainable):
@@ -29,6 +34,8 @@ class StudyTrainable(tune.Trainable):
         self._settings = config
         self._opened = False
         self._sampler: MachineSampler | None = None
+        self._away_since: float | None = None
+        self._results = Storage(Path(config["storage"]), config["storage_uri"])
 
     def cleanup(self) -> None:
         """Ray has done with this trial: it may have stopped it, so nothing has ended here by itself."""
@@ -51,9 +58,10 @@ class StudyTrainable(tune.Trainable):
         if 0 < config["gpus"] < 1 and torch.cuda.is_available():  # a neighbour's memory is not this trial's to take
             torch.cuda.set_per_process_memory_fraction(config["gpus"])
         self._trial_config = TrialConfig.from_dict(config["trial"])
-        storage = Storage(Path(config["storage"]), config["storage_uri"])
-        folder = trial_folder(storage, config["study"], config["number"])
-        self.trial = Trial(self._trial_config, folder, storage=storage)
+        if not is_mounted(self._results, config["study"]):
+            raise OSError(errno.ENODEV, "the study is not in the storage that this machine sees; is it mounted?")
+        folder = trial_folder(self._results, config["study"], config["number"])
+        self.trial = Trial(self._trial_config, folder, storage=self._results)
         self.book = TrialBook(
             Ledger(config["tracking_uri"], config["study"]),
             folder,
@@ -62,6 +70,7 @@ class StudyTrainable(tune.Trainable):
             params=self._trial_config.to_dict(),
             tags={**config["tags"], metrics.TAG_HOST: ray.util.get_node_ip_address()},
             inputs=[DataInput(**values) for values in self.trial.inputs()],
+            exchange=self._results,
         )
         self.book.report(self.trial.history)
         if config["system_metrics"]:
@@ -69,12 +78,27 @@ class StudyTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         try:
-            return self._step()
-        except OSError as error:
-            if not is_full(error):
+            result = self._step()
+            self._away_since = None
+            return result
+        except (OSError, InputError) as error:
+            cause = cause_in_system(error)
+            if cause is None or not (is_full(cause) or self._waits_for(cause)):
                 raise
+            self.cleanup()
             self._opened = False  # what could not be saved is trained again, from the checkpoint
-            return {"epoch": 0, "state": metrics.RUNNING, "reason": "", "report": {}, STORAGE_FULL: True}
+            said = {STORAGE_FULL: True} if is_full(cause) else {STORAGE_AWAY: str(cause)}
+            reason = "" if is_full(cause) else f"its storage does not answer ({cause.strerror or cause})"
+            return {"epoch": 0, "state": metrics.RUNNING, "reason": reason, "report": {}, **said}
+
+    def _waits_for(self, error: OSError) -> bool:
+        """Whether the storage is away and may come back: a pause has passed then."""
+        now = time.monotonic()
+        self._away_since = self._away_since or now
+        if not is_away(error, self._results, self._settings["study"]) or now - self._away_since > _STORAGE_SECONDS:
+            return False
+        time.sleep(_STORAGE_PAUSE)
+        return True
 
     def _step(self) -> dict[str, Any]:
         past: list[tuple[int, dict[str, float]]] = []

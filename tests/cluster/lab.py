@@ -7,6 +7,7 @@ but for namespaces, which end with :meth:`Lab.close`. Needs root, and the packag
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,9 +89,34 @@ class Machine:
                 start_new_session=True,
             )  # fmt: skip
 
+    def processes(self, word: str) -> dict[int, str]:
+        """Its processes whose command line has ``word`` in it, the oldest first: the host's number and the line."""
+        (child,) = Path(f"/proc/{self.init.pid}/task/{self.init.pid}/children").read_text().split()
+        mine, found = os.readlink(f"/proc/{child}/ns/pid"), {}
+        for pid in sorted(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if word in line and os.readlink(f"/proc/{pid}/ns/pid") == mine:
+                    found[pid] = line
+        return found
+
+    def signal(self, word: str, sign: signal.Signals) -> int:
+        """Send ``sign`` to each of :meth:`processes`; how many took it."""
+        taken = 0
+        for pid in self.processes(word):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, sign)
+                taken += 1
+        return taken
+
     def cut(self) -> None:
         """Pull the network cable."""
         _ip("-n", self.namespace, "link", "set", "eth0", "down")
+
+    def mend(self) -> None:
+        """Plug it in again; with the link, its route was gone."""
+        _ip("-n", self.namespace, "link", "set", "eth0", "up")
+        _ip("-n", self.namespace, "route", "replace", "default", "via", _gateway(self.name))
 
     def kill(self) -> None:
         """Switch off: every process of the machine is gone at once, and its cable is out."""
@@ -130,16 +156,17 @@ class Lab:
     def power_on(self, name: str) -> Machine:
         """Start a machine; one that was on before finds its disk again."""
         namespace, folder = f"{self._prefix}-{name}", self.folder / name
-        subprocess.run(["ip", "netns", "del", namespace], capture_output=True, check=False)
-        outside = name == "laptop"
         link = f"{name[:4]}{name[-1]}"
+        # Of a machine that was on before, these may be there still: the kernel takes its time with namespaces.
+        for old in (["-n", self._router, "link", "del", link], ["netns", "del", namespace]):
+            subprocess.run(["ip", *old], capture_output=True, check=False)
         _ip("netns", "add", namespace)
         _ip("-n", self._router, "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", namespace)
-        _ip("-n", self._router, "link", "set", link, "master", "outside" if outside else "cluster", "up")
+        _ip("-n", self._router, "link", "set", link, "master", "outside" if name == "laptop" else "cluster", "up")
         _ip("-n", namespace, "addr", "add", f"{ADDRESSES[name]}/24", "dev", "eth0")
         for device in ("lo", "eth0"):
             _ip("-n", namespace, "link", "set", device, "up")
-        _ip("-n", namespace, "route", "add", "default", "via", "192.168.7.1" if outside else "10.0.0.254")
+        _ip("-n", namespace, "route", "add", "default", "via", _gateway(name))
         if not folder.exists():
             self._furnish(name, folder)
         (folder / "ready").unlink(missing_ok=True)
@@ -148,7 +175,7 @@ class Lab:
              "bash", folder / "init"],
             stdin=subprocess.DEVNULL, stdout=(folder / "console").open("ab"), stderr=subprocess.STDOUT,
         )  # fmt: skip
-        wait_until(lambda: (folder / "ready").exists() or init.poll() is not None, 20, f"{name} is on")
+        wait_until(lambda: (folder / "ready").exists() or init.poll() is not None, 60, f"{name} is on")
         assert init.poll() is None, (folder / "console").read_text()
         self.machines[name] = Machine(name, ADDRESSES[name], folder, namespace, init)
         return self.machines[name]
@@ -208,6 +235,10 @@ class Lab:
                 """)
         )
 
+    def bring_up(self) -> None:
+        """Type `ray up`, on the laptop; also where the cluster was up before."""
+        self["laptop"].run(f"cd ~/study && ray up -y {CLUSTER_FILE}", seconds=300)
+
     def close(self) -> None:
         for machine in self.machines.values():
             machine.init.kill()
@@ -216,8 +247,27 @@ class Lab:
             subprocess.run(["ip", "netns", "del", f"{self._prefix}-{name}"], capture_output=True, check=False)
 
 
+@contextlib.contextmanager
+def cluster(folder: Path, specs: Mapping[str, str]) -> Iterator[Lab]:
+    """A lab whose cluster is up, with ``specs`` (a file's name and text) in the laptop's checkout."""
+    lab = Lab(folder)
+    try:
+        laptop = lab["laptop"]
+        for name, text in specs.items():
+            (laptop.home / "study" / name).write_text(text)
+        laptop.run("ray get-auth-token --generate && chmod 600 ~/.ray/auth_token")
+        lab.bring_up()
+        yield lab
+    finally:
+        lab.close()
+
+
 def _path() -> str:
     return f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def _gateway(name: str) -> str:
+    return "192.168.7.1" if name == "laptop" else "10.0.0.254"
 
 
 def _below_tmp(path: Path) -> bool:

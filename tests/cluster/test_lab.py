@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from lab import CLUSTER_FILE, SHARED, Lab, missing, wait_until
-
 from study import metrics
 from study.ledger import credentials
+from tests.cluster.lab import CLUSTER_FILE, SHARED, Lab, cluster, missing, wait_until
 
 pytestmark = [
     pytest.mark.slow,
@@ -40,15 +36,8 @@ STUDY = "python -m study.run lab.yaml"
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Head, two workers and a laptop; the cluster is up, and its machines refuse what the firewall refuses."""
-    lab = Lab(tmp_path_factory.mktemp("lab"))
-    try:
-        laptop = lab["laptop"]
-        (laptop.home / "study" / "lab.yaml").write_text(SPEC)
-        laptop.run("ray get-auth-token --generate && chmod 600 ~/.ray/auth_token")
-        laptop.run(f"cd ~/study && ray up -y {CLUSTER_FILE}")
+    with cluster(tmp_path_factory.mktemp("lab"), {"lab.yaml": SPEC}) as lab:
         yield lab
-    finally:
-        lab.close()
 
 
 def ports(lab: Lab, target: str) -> list[int]:

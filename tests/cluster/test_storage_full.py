@@ -6,8 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow import MlflowClient
+
+from study import metrics
+from tests.e2e.books import check_books, check_undisturbed
 
 pytestmark = [
     pytest.mark.slow,
@@ -36,6 +41,7 @@ rm results/filler
 {python} -m study.run s.yaml > second.log 2>&1; echo second $?
 {python} -m analysis.load s > load.log 2>&1; tail -5 load.log
 ls results/s/trials
+cp -r results kept
 """
 
 
@@ -54,3 +60,11 @@ def test_a_full_storage_stops_the_study_and_the_same_command_continues_it(tmp_pa
     assert "were interrupted and go on" in second and "front (" in second
     assert " failed" not in second
     assert done.stdout.split()[-3:] == ["0000", "0001", "0002"]
+    client, folder = MlflowClient(f"sqlite:///{tmp_path / 'kept/mlflow.db'}"), tmp_path / "kept/s"
+
+    def files_of(run: Any) -> set[str]:
+        place = run.info.artifact_uri.removeprefix((tmp_path / "results").as_uri()).lstrip("/")
+        return {file.name for file in (tmp_path / "kept" / place / metrics.CHECKPOINT_ARTIFACTS).iterdir()}
+
+    check_books(client, folder, trials=3, epochs=4, files_of=files_of)
+    check_undisturbed(client, folder, tmp_path / "peace", trials=3)

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from study import metrics
-from study.ledger import Ledger, SupersededError, TrialBook, replay, settle
+from study.ledger import Ledger, SupersededError, TrialBook, attempts, replay, settle
 from study.ledger import book as book_module
 from study.ledger import run as run_module
+from study.ledger.attempts import new_attempt
 from study.ledger.journal import Journal
 from study.ledger.numbers import write_numbers
-from study.ledger.study import DataInput, new_attempt
+from study.ledger.study import DataInput
+from study.storage import Storage
 
 PARAMS = {"network": "tiny", "reg_weight": 0.5}
 
@@ -185,6 +187,49 @@ def test_an_earlier_attempt_cannot_open_the_run_again(ledger: Ledger) -> None:
             write()
     other.sync([report(2)])
     assert [step for step, _ in ledger.history(run.run_id, "val/accuracy")] == [1, 2]
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["one folder", "an object store"])
+def test_a_replacement_whose_clock_is_behind_holds_the_run(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """The dead worker's machine was an hour ahead, and its journal is gone: all was told."""
+    store = f"file://{tmp_path}/store"
+    machines = [Storage(tmp_path / name, None if shared else store) for name in ("a", "a" if shared else "b")]
+    first, second = (storage.local / "demo" / "trials" / "0000" for storage in machines)
+    with monkeypatch.context() as ahead:
+        now = time.time
+        ahead.setattr(attempts.time, "time", lambda: now() + 3600)
+        dead = new_book(ledger, first, exchange=machines[0])
+        dead.report([report(1)])
+        assert dead.finish(metrics.COMPLETE) and journals(first) == []
+    replacement = new_book(ledger, second, exchange=machines[1])
+    replacement.report([report(1), report(2)])
+    assert replacement.finish(metrics.COMPLETE) and not replacement.superseded
+    (record,) = ledger.trials()
+    assert [step for step, _ in ledger.history(record.run_id, "val/accuracy")] == [1, 2]
+
+
+def test_a_run_made_twice_at_once_is_one_whatever_the_clocks_say(
+    ledger: Ledger, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second looked before the first had made the run, and its clock is an hour behind."""
+    second = Ledger(tracking_uri, ledger.study)
+    looked: list[str] = []
+    real = Ledger._search
+
+    def search(self: Ledger, matching: str, limit: int | None = None) -> list[object]:
+        if self is second and metrics.TAG_KEY in matching and not looked:
+            looked.append(ledger.open_trial(0, 0, PARAMS, {}).run_id)
+            return []
+        return real(self, matching, limit)
+
+    monkeypatch.setattr(Ledger, "_search", search)
+    behind = int(time.time() * 1000) - 3_600_000
+    create = second._client.create_run
+    monkeypatch.setattr(second._client, "create_run", lambda *a, **k: create(*a, start_time=behind, **k))
+    run = second.open_trial(0, 0, PARAMS, {})
+    assert [record.run_id for record in ledger.trials()] == looked == [run.run_id]
 
 
 def test_a_new_attempt_tells_what_the_one_before_it_could_not(ledger: Ledger, trial_folder: Path) -> None:

@@ -99,9 +99,12 @@ def test_another_machine_continues_from_the_store(tmp_path: Path) -> None:
     here, there = Storage(tmp_path / "here", store), Storage(tmp_path / "there", store)
     first = Trial(CONFIG, here.local / "trials" / "0000", storage=here)
     first.step()
-    shutil.rmtree(here.local)
     second = Trial(CONFIG, there.local / "trials" / "0000", storage=there)
     assert second.epoch == 1
+    second.step()
+    again = Trial(CONFIG, here.local / "trials" / "0000", storage=here)
+    assert again.epoch == 2, "its own copy is from before the trial was elsewhere"
+    shutil.rmtree(here.local)
     whole = run(Trial(CONFIG, tmp_path / "whole"))
     run(second)
     for a, b in zip(second.network.state_dict().values(), whole.network.state_dict().values(), strict=True):

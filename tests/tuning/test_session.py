@@ -9,8 +9,9 @@ import pytest
 
 from study.errors import InputError
 from study.spec import Resources
+from study.tuning.joining import probe, probe_own
 from study.tuning.progress import clock, describe
-from study.tuning.session import concurrency, probe
+from study.tuning.session import concurrency
 
 
 def test_how_many_trials_fit() -> None:
@@ -42,6 +43,19 @@ def test_silent_address_is_refused_at_once() -> None:
     with pytest.raises(InputError, match="HOST:PORT"):
         probe("nonsense")
     probe("auto")
+
+
+def test_a_head_that_was_switched_on_again_without_ray_says_so_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's note of its address is on the disk still; KubeRay names it in RAY_ADDRESS."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{taken.getsockname()[1]}")
+        start = time.monotonic()
+        with pytest.raises(InputError, match="bring it up again with `ray up`"):
+            probe_own()
+        taken.listen()
+        probe_own()
+        assert time.monotonic() - start < 6
 
 
 def test_what_the_table_says() -> None:

@@ -1,0 +1,49 @@
+"""Which attempt at a trial is the latest: tokens that grow with every attempt, whatever the machines' clocks say."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from study import metrics
+
+
+class Exchange(Protocol):
+    """How machines without a common folder share a file; a :class:`study.storage.Storage`."""
+
+    def refresh(self, file: Path) -> None: ...
+
+    def push(self, file: Path) -> None: ...
+
+
+def new_attempt(after: str = "") -> str:
+    """A token later than ``after`` in text order: milliseconds, then chance. Later attempts hold a run."""
+    milliseconds = max(int(time.time() * 1000), int(after.partition("-")[0] or 0) + 1)
+    return f"{milliseconds:015d}-{secrets.token_hex(4)}"
+
+
+def claim(folder: Path, earlier: Iterable[str], exchange: Exchange | None = None) -> str:
+    """A token later than those of all attempts that had the trial's ``folder`` before, noted there for the next one.
+
+    Milliseconds alone would not do: a replacement whose clock is behind would lose the run to the dead. ``earlier``
+    are tokens that are known otherwise.
+    """
+    note = folder / metrics.ATTEMPT_FILE
+    if exchange is not None:
+        exchange.refresh(note)
+    known = list(earlier)
+    with contextlib.suppress(FileNotFoundError):
+        known.append(note.read_text().strip())
+    attempt = new_attempt(max(known, default=""))
+    folder.mkdir(parents=True, exist_ok=True)
+    part = note.with_name(f".{note.name}.{attempt}")
+    part.write_text(attempt + "\n")
+    os.replace(part, note)
+    if exchange is not None:
+        exchange.push(note)
+    return attempt

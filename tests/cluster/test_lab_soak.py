@@ -1,0 +1,111 @@
+"""Thirty random faults in one study on real hosts, for `make soak`; every test run has test_lab_faults.py."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.disturbed import WORKERS, Disturbed
+from tests.cluster.lab import cluster, missing, wait_until
+
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.system,
+    pytest.mark.timeout(3 * 3600),
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+]
+EPOCHS, TRIALS = 24, 12
+SPEC = f"""
+objectives: {{accuracy: maximize, faithfulness: maximize}}
+space:
+  lr: {{float: [0.02, 0.3], log: true}}
+  reg_weight: {{float: [1.0e-3, 10], log: true, zero: true}}
+fixed: {{network: tiny, batch_size: 64, warmup_epochs: 0.5}}
+fidelity: {{max_epochs: {EPOCHS}}}
+data: {{source: shapes, train_images: 600, validation_images: 100}}
+evaluation: {{images: 50}}
+budget: {{trials: {TRIALS}, retries: 30}}
+"""
+MINUTE = 60.0
+FAULTS = {
+    "trial killed": 7,
+    "raylet killed": 4,
+    "machine switched off": 4,
+    "head switched off": 2,
+    "server away": 3,
+    "server away for a minute": 1,
+    "driver killed": 3,
+    "link down for seconds": 3,
+    "machine slow": 2,
+    "storage away": 1,
+}
+_STUCK = 900.0  # seconds without an end of the command: nothing here takes that long
+
+
+def test_thirty_random_faults_lose_and_double_nothing(tmp_path: Path) -> None:
+    rng = random.Random(sum(FAULTS.values()))
+    plan = rng.sample(list(FAULTS), sum(FAULTS.values()), counts=list(FAULTS.values()))
+    with cluster(tmp_path / "lab", {"soak.yaml": SPEC}) as lab:
+        start = time.monotonic()
+        study = Disturbed(lab, "soak")
+        trials = TRIALS
+        for fault in plan:
+            wait_until(study.begun, 400, "the study is on its way")
+            time.sleep(rng.uniform(3, 12))
+            trials = go_on(study, trials)
+            place = rng.choice(WORKERS)
+            print(f"{time.monotonic() - start:6.0f} s  {fault}  {place}  reported {study.reports()}", flush=True)
+            strike(study, fault, place, rng)
+            trials = go_on(study, trials)
+        study.finish("--trials", str(trials), seconds=_STUCK)
+        minutes = (time.monotonic() - start) / 60
+        study.check(tmp_path / "peace", trials=trials, epochs=EPOCHS)
+    counts = ", ".join(f"{n} × {fault}" for fault, n in Counter(plan).items())
+    print(
+        f"{len(plan)} faults ({counts}) in a study of {trials} trials of {EPOCHS} epochs on a head and "
+        f"{len(WORKERS)} workers, {minutes:.1f} min: 0 lost, 0 doubled, every trial equal to one in peace, "
+        "all series complete and in order, no journal left"
+    )
+
+
+def strike(study: Disturbed, fault: str, place: str, rng: random.Random) -> None:
+    if fault == "trial killed":
+        wait_until(lambda: any(study.kill_trial(machine) for machine in WORKERS), 300, "a trial to kill")
+    elif fault == "raylet killed":
+        wait_until(lambda: any(study.kill_raylet(machine) for machine in WORKERS), 300, "a raylet to kill")
+    elif fault == "machine switched off":
+        study.switch_off(place, after=rng.uniform(0, 5))
+        time.sleep(rng.uniform(0, 20))
+        study.lab.power_on(place)
+    elif fault == "head switched off":
+        study.restart_head()
+        study.close_lid()
+        study.lab.bring_up()
+    elif fault.startswith("server away"):
+        wait_until(study.server_is_up, 300, "a server to kill")
+        with study.server_away():
+            time.sleep(MINUTE if "minute" in fault else rng.uniform(2, 15))
+    elif fault == "driver killed":
+        wait_until(study.kill_driver, 300, "a driver to kill")
+        study.command.wait(120)
+    elif fault == "link down for seconds":
+        study.flicker(place, rng.uniform(2, 8))
+    elif fault == "machine slow":
+        study.slow_down(place, rng.uniform(10, 30))
+    else:
+        study.unmount(place, rng.uniform(5, 20))
+
+
+def go_on(study: Disturbed, trials: int) -> int:
+    """Where the command has ended, type it again: with more trials where it had ended all; how many there are now."""
+    if study.command.poll() is None:
+        return trials
+    print(f"        ended with {study.command.returncode}: {study.last_line()}", flush=True)
+    if study.command.returncode == 0:
+        trials += 2
+    study.type("--trials", str(trials))
+    return trials

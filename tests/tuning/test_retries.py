@@ -1,0 +1,100 @@
+"""Which failures count: a configuration that kills its worker every time, and a storage that is away for a while."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import ray
+from ray import cloudpickle
+from rich.console import Console
+
+from benchmarks.scale import STUDY, SleepingTrainable, specification
+from study import metrics
+from study.errors import InputError
+from study.ledger import Ledger, create_store, default_tracking_uri, settle
+from study.storage import Storage, trial_folder
+from study.tuning.faults import AWAY, WORKER, cause_in_system, is_away
+from study.tuning.joining import connected
+from study.tuning.searcher import StudySearcher
+from study.tuning.session import run_trials, storage_url
+
+POISONOUS, WITHOUT_STORAGE, RETRIES = 1, 2, 2
+
+
+class Unfortunate(SleepingTrainable):
+    """One trial's process dies whenever it trains; another's storage answers at the second try."""
+
+    def _open(self, config: dict[str, Any]) -> None:
+        folder = trial_folder(self._results, config["study"], config["number"])
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "tries").open("a") as tries:
+            tries.write("x")
+        if config["number"] == POISONOUS:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if config["number"] == WITHOUT_STORAGE and (folder / "tries").stat().st_size == 1:
+            error = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            raise InputError(f"{folder}: cannot be written: {error.strerror}") from error
+        super()._open(config)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_poisonous_configuration_fails_after_its_retries_and_the_study_goes_on(tmp_path: Path) -> None:
+    cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["x"]))  # workers do not know this file
+    spec = specification(5, "random").model_copy(deep=True)
+    spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={"retries": RETRIES})})
+    storage, uri = Storage(tmp_path), default_tracking_uri(tmp_path)
+    (tmp_path / STUDY).mkdir()
+    (tmp_path / STUDY / metrics.STUDY_FILE).write_text("{}")
+    create_store(uri)
+    ledger = Ledger(uri, STUDY)
+    ledger.open_study(fingerprint="f" * 64, spec={}, tags={}, artifact_location=None)
+    settings = {
+        "study": STUDY, "storage": str(tmp_path), "storage_uri": None, "tracking_uri": uri, "cpus": 1, "gpus": 0,
+        "tags": {}, "seconds": 0.1, "ledger": True,
+    }  # fmt: skip
+    url, shown = storage_url(tmp_path / STUDY), io.StringIO()
+    with connected("local") as cluster:
+        searcher = StudySearcher(spec, url, STUDY, settings)
+        run_trials(
+            spec, searcher, storage=storage, study=STUDY, ledger=ledger, cluster=cluster, time_budget=None,
+            console=Console(file=shown), trainable=Unfortunate,
+        )  # fmt: skip
+        assert settle(ledger, tmp_path / STUDY / "trials", complete=True) == 0
+    assert not ray.is_initialized()
+    trials = optuna.load_study(study_name=STUDY, storage=url).trials
+    assert [t.state.name for t in trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    tries = {n: (trial_folder(storage, STUDY, n) / "tries").stat().st_size for n in range(5)}
+    assert tries == {0: 1, POISONOUS: 1 + RETRIES, WITHOUT_STORAGE: 2, 3: 1, 4: 1}
+    records = {record.trial: record for record in ledger.trials()}
+    assert [records[n].state for n in range(5)] == [
+        metrics.COMPLETE, metrics.FAILED, metrics.COMPLETE, metrics.COMPLETE, metrics.COMPLETE,
+    ]  # fmt: skip
+    assert records[POISONOUS].tags[metrics.TAG_REASON]
+    lines = (tmp_path / STUDY / metrics.EVENTS_FILE).read_text().splitlines()
+    events = [(event["event"], event["trial"]) for event in map(json.loads, lines)]
+    assert sorted(events) == sorted([(AWAY, WITHOUT_STORAGE)] + [(WORKER, POISONOUS)] * (1 + RETRIES))
+    assert "its storage does not answer (Stale file handle)" in shown.getvalue().replace("\n", " ")
+
+
+def test_what_counts_as_a_storage_that_is_away(tmp_path: Path) -> None:
+    folder, store = Storage(tmp_path), Storage(tmp_path, "s3://bucket/studies")
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / metrics.STUDY_FILE).write_text("{}")
+    assert is_away(OSError(errno.EIO, ""), folder, "s") and is_away(OSError(errno.EROFS, ""), store, "s")
+    assert is_away(OSError("AWS Error NETWORK_CONNECTION"), store, "s")
+    assert not is_away(OSError("no number"), folder, "s") and not is_away(OSError(errno.EACCES, ""), folder, "s")
+    assert not is_away(FileNotFoundError(errno.ENOENT, "data"), folder, "s"), "something else is not there"
+    assert is_away(FileNotFoundError(errno.ENOENT, "folder"), folder, "not mounted")
+    said = InputError("one line")
+    assert cause_in_system(said) is None
+    said.__cause__ = OSError(errno.ENOSPC, "full")
+    assert cause_in_system(said) is said.__cause__
