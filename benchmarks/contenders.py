@@ -51,8 +51,13 @@ class Entrant:
         return point
 
 
+#: Chosen on seeds below 100: before epoch 6 of 27 the recorded curves tell nothing of faithfulness at the end.
+RUNGS = (6, 13)
+
+
 def ours(spec: StudySpec, *, learning: Learning = "forecast", **changes: Any) -> Entrant:
     """The product's searcher and scheduler; ``changes`` to the specification, ``stopping`` merged with its own."""
+    changes.setdefault("fidelity", spec.fidelity.model_copy(update={"rungs": RUNGS}))
     stopping = changes.pop("stopping", {})
     if stopping is not None and spec.stopping is not None:
         stopping = spec.stopping.model_copy(update=stopping)
@@ -123,7 +128,7 @@ class NaiveRungs(Rungs):
 
 def naive(spec: StudySpec) -> Entrant:
     """Ours but for whom it stops."""
-    entrant = ours(spec, sampler="random")
+    entrant = ours(spec, sampler="random", fidelity=spec.fidelity)
     assert isinstance(entrant.scheduler, StudyScheduler)
     entrant.scheduler._rungs = NaiveRungs(["maximize"] * 2, spec.fidelity.rungs, seed=spec.seed)
     return entrant
