@@ -49,7 +49,7 @@ def test_trials_of_a_machine_that_was_cut_off_go_on_elsewhere(study: Disturbed) 
     study.wait(lambda: victims.keys() <= study.reports(seen).keys(), 240, "they report from elsewhere")
     for trial, saved in victims.items():
         assert study.reports(seen)[trial][0] >= min(saved + 1, EPOCHS), "what was saved is not trained again"
-    assert not study.running("worker2")
+    study.wait(lambda: not study.running("worker2"), 60, "the ledger has heard where they are now")
     study.lab.power_on("worker2")
 
 
