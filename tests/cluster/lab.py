@@ -8,6 +8,7 @@ but for namespaces, which end with :meth:`Lab.close`. Needs root, and the packag
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -249,7 +250,16 @@ class Lab:
 
 @contextlib.contextmanager
 def cluster(folder: Path, specs: Mapping[str, str]) -> Iterator[Lab]:
-    """A lab whose cluster is up, with ``specs`` (a file's name and text) in the laptop's checkout."""
+    """A lab whose cluster is up, with ``specs`` (a file's name and text) in the laptop's checkout.
+
+    One at a time on a machine, also where tests run in several processes: two would starve each other.
+    """
+    with (Path(tempfile.gettempdir()) / "study-lab.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        yield from _alone(folder, specs)
+
+
+def _alone(folder: Path, specs: Mapping[str, str]) -> Iterator[Lab]:
     lab = Lab(folder)
     try:
         laptop = lab["laptop"]

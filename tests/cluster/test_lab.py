@@ -16,7 +16,7 @@ from tests.cluster.lab import CLUSTER_FILE, SHARED, Lab, cluster, missing, wait_
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.system,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 SPEC = """

@@ -14,7 +14,7 @@ from tests.cluster.lab import cluster, missing
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.system,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 EPOCHS, TRIALS = 8, 5
