@@ -189,6 +189,7 @@ def describe(surrogate: Surrogate) -> None:
             f"{errors['of_mean']:.1f}), rank correlation {errors['rank_correlation']:.2f}; "
             f"one training's noise {surrogate.between_seeds[name]:.1f} {unit}"
         )
+        print(f"  rank correlation with the end, by epoch: {', '.join(f'{r:.2f}' for r in surrogate.settled[name])}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

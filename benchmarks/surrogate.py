@@ -131,6 +131,16 @@ class Surrogate:
         return found
 
     @property
+    def settled(self) -> dict[str, list[float]]:
+        """Spearman's rank correlation of the recorded values after each of :attr:`epochs` with those at the end."""
+        n = len(self.epochs)
+        found = {}
+        for j, name in enumerate(SHOWN):
+            columns = pd.DataFrame(self._recorded[:, j * n : (j + 1) * n]).rank()
+            found[name] = [float(columns[i].corr(columns[n - 1])) for i in range(n)]
+        return found
+
+    @property
     def between_seeds(self) -> dict[str, float]:
         """Root mean square difference of the last values of two seeds, over sqrt 2: one training's own noise."""
         pairs = self._pairs()

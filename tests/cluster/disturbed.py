@@ -186,9 +186,8 @@ class Disturbed:
         client = MlflowClient(f"sqlite:///{self.lab.shared / 'mlflow.db'}")
 
         def files_of(run: Any) -> set[str]:
-            place = run.info.artifact_uri.removeprefix("mlflow-artifacts:").lstrip("/")
-            files = (self.lab.shared / "artifacts" / place / metrics.CHECKPOINT_ARTIFACTS).iterdir()
-            return {file.name for file in files}
+            place = Path(run.info.artifact_uri.removeprefix("file:")).relative_to(SHARED)
+            return {file.name for file in (self.lab.shared / place / metrics.CHECKPOINT_ARTIFACTS).iterdir()}
 
         check_books(client, self.folder, trials=trials, epochs=epochs, files_of=files_of)
         check_undisturbed(client, self.folder, work, trials=trials)
