@@ -27,7 +27,7 @@ from study.tuning.forecast import forecast
 
 _ZERO_SUFFIX = "_is_zero"  # Optuna's name for "this parameter is the single value 0 beside its range"
 _GP_UNTIL = 150  # points known; beyond them TPE, whose asks stay in milliseconds
-_CAPACITY = 250  # points that a sampler is shown: an ask stays in milliseconds after thousands of trials
+_CAPACITY = 200  # points that a sampler is shown: an ask stays in milliseconds after thousands of trials
 _TRIES = 25  # proposals of known points before one is drawn at random
 
 #: How the sampler reads a stopped trial: as its forecast, as if its last rung were its end, or not at all.
@@ -114,6 +114,8 @@ class Proposer:
         self._learning = learning
         self._names = ordered(spec.space)
         self._distributions = {name: _sampled(spec.space[name]) for name in self._names}
+        self._signs = [1 if m.direction == "maximize" else -1 for m in spec.targets]
+        self._merits: dict[int, tuple[int, float]] = {}  # of trials that are over, so it stays
         self._finite = all(isinstance(p, Choice) for p in spec.space.values())
 
     def propose(self) -> tuple[Point, dict[str, object]] | None:
@@ -221,14 +223,12 @@ class Proposer:
         ended = [n for n in numbers if self._known[n].over and self._known[n].curve]
         latest = ended[-_CAPACITY // 2 :]
         older = ended[: -_CAPACITY // 2]
-        signs = [1 if m.direction == "maximize" else -1 for m in self._spec.targets]
-
-        def merit(number: int) -> tuple[int, float]:
-            curve = self._known[number].curve
-            epoch = max(curve)
-            return epoch, sum(s * v for s, v in zip(signs, curve[epoch], strict=True))
-
-        best = heapq.nlargest(_CAPACITY // 2, older, key=merit)
+        for number in older:
+            if number not in self._merits:
+                curve = self._known[number].curve
+                epoch = max(curve)
+                self._merits[number] = epoch, sum(s * v for s, v in zip(self._signs, curve[epoch], strict=True))
+        best = heapq.nlargest(_CAPACITY // 2, older, key=self._merits.__getitem__)
         return sorted({*running, *latest, *best})
 
     def _sampler(self, kind: str) -> BaseSampler:

@@ -12,7 +12,7 @@ from tests.cluster.disturbed import Disturbed
 from tests.cluster.lab import cluster, missing
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.soak,  # six minutes, most of them waiting: more than every test run can spare
     pytest.mark.system,
     pytest.mark.timeout(900),
     pytest.mark.skipif(bool(missing()), reason=missing()),

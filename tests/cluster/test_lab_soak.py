@@ -1,4 +1,4 @@
-"""Thirty random faults in one study on real hosts, for `make soak`; every test run has test_lab_faults.py."""
+"""Thirty random faults in one study on real hosts, for `make soak`; test_lab_faults.py has three of them one by one."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from study.training.checkpoint import load_checkpoint
 from study.trial import Trial
 
 SHIPPED = {metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE, metrics.PER_IMAGE_FILE}
-_TIMES = {metrics.EPOCH_SECONDS, metrics.EVALUATION_SECONDS}
+_TIMES = {metrics.EPOCH_SECONDS, metrics.EVALUATION_SECONDS, metrics.IMAGE_SECONDS}
 
 
 def check_books(
