@@ -26,7 +26,8 @@ objectives: {accuracy: maximize, faithfulness: maximize}
 space: {lr: {float: [0.02, 0.5], log: true}}
 fixed: {network: tiny, batch_size: 64}
 fidelity: {max_epochs: 4}
-data: {source: shapes, train_images: 600, validation_images: 100}
+# Long enough that the look at the storage, every 5 s, comes before the end on any machine.
+data: {source: shapes, train_images: 4000, validation_images: 100}
 evaluation: {images: 50}
 budget: {trials: 3}
 """
