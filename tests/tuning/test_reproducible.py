@@ -27,7 +27,7 @@ TRIALS = 24
 
 
 def whole_study(sampler: str, seed: int) -> list[list[Any]]:
-    """Point and epochs of every trial, one after the other, by the real searcher and scheduler; curves are a formula."""
+    """Point and epochs of every trial, in turn, by the real searcher and scheduler; curves are a formula."""
     spec = load_spec(SPEC, overrides={"budget.trials": TRIALS, "sampler": sampler, "seed": seed})
     searcher = StudySearcher(spec, IN_MEMORY, "same", {"tags": {}})
     scheduler = StudyScheduler(spec, searcher)
