@@ -27,6 +27,21 @@ _TRIAL, _SERVER, _SERVER_LOOP = "Trainable", "-m mlflow server", "tracking-serve
 _DRIVER = ".venv/bin/python -m study.run"
 
 
+def specification(*, epochs: int, trials: int, retries: int) -> str:
+    """Of a study that two small machines train in minutes."""
+    return f"""
+objectives: {{accuracy: maximize, faithfulness: maximize}}
+space:
+  lr: {{float: [0.02, 0.3], log: true}}
+  reg_weight: {{float: [1.0e-3, 10], log: true, zero: true}}
+fixed: {{network: tiny, batch_size: 64, warmup_epochs: 0.5}}
+fidelity: {{max_epochs: {epochs}}}
+data: {{source: shapes, train_images: 600, validation_images: 100}}
+evaluation: {{images: 50}}
+budget: {{trials: {trials}, retries: {retries}}}
+"""
+
+
 class Disturbed:
     """``name``.yaml is in the laptop's checkout already; the command is typed on construction."""
 

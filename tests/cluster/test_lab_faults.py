@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.disturbed import Disturbed
+from tests.cluster.disturbed import Disturbed, specification
 from tests.cluster.lab import cluster, missing
 
 pytestmark = [
@@ -19,17 +19,7 @@ pytestmark = [
 ]
 EPOCHS, TRIALS = 8, 5
 # No retries: a trial that lost its machine, or its head, has not failed.
-SPEC = f"""
-objectives: {{accuracy: maximize, faithfulness: maximize}}
-space:
-  lr: {{float: [0.02, 0.3], log: true}}
-  reg_weight: {{float: [1.0e-3, 10], log: true, zero: true}}
-fixed: {{network: tiny, batch_size: 64, warmup_epochs: 0.5}}
-fidelity: {{max_epochs: {EPOCHS}}}
-data: {{source: shapes, train_images: 600, validation_images: 100}}
-evaluation: {{images: 50}}
-budget: {{trials: {TRIALS}, retries: 0}}
-"""
+SPEC = specification(epochs=EPOCHS, trials=TRIALS, retries=0)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.disturbed import WORKERS, Disturbed
+from tests.cluster.disturbed import WORKERS, Disturbed, specification
 from tests.cluster.lab import cluster, missing, wait_until
 
 pytestmark = [
@@ -19,17 +19,7 @@ pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]
 EPOCHS, TRIALS = 24, 12
-SPEC = f"""
-objectives: {{accuracy: maximize, faithfulness: maximize}}
-space:
-  lr: {{float: [0.02, 0.3], log: true}}
-  reg_weight: {{float: [1.0e-3, 10], log: true, zero: true}}
-fixed: {{network: tiny, batch_size: 64, warmup_epochs: 0.5}}
-fidelity: {{max_epochs: {EPOCHS}}}
-data: {{source: shapes, train_images: 600, validation_images: 100}}
-evaluation: {{images: 50}}
-budget: {{trials: {TRIALS}, retries: 30}}
-"""
+SPEC = specification(epochs=EPOCHS, trials=TRIALS, retries=30)
 MINUTE = 60.0
 FAULTS = {
     "trial killed": 7,
