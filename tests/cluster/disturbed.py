@@ -75,14 +75,14 @@ class Disturbed:
             found.setdefault(int(trial), []).append(int(epoch))
         return found
 
+    def epochs(self) -> dict[int, int]:
+        """Trial: the last epoch that it has shown."""
+        return {trial: epochs[-1] for trial, epochs in self.reports().items()}
+
     def saved(self, trial: int) -> int:
         """Epochs in the trial's checkpoint."""
         file = self.folder / "trials" / f"{trial:04d}" / metrics.CHECKPOINT_FILE
         return len(load_checkpoint(file).header["history"]) if file.exists() else 0
-
-    def begun(self) -> bool:
-        """Whether the command that was typed last has shown a report, or is over."""
-        return self.command.poll() is not None or bool(self.reports())
 
     def running(self, machine: str | None = None) -> list[int]:
         """Trials that the ledger has as running (there)."""
@@ -161,8 +161,10 @@ class Disturbed:
         """Nothing listens on the tracking server's port meanwhile."""
         head = self.lab["head"]
         assert head.signal(_SERVER_LOOP, signal.SIGSTOP)
-        for word in (_SERVER, "uvicorn"):
-            head.signal(word, signal.SIGKILL)
+        for pid, line in (head.processes(_SERVER) | head.processes("uvicorn")).items():
+            if _SERVER_LOOP not in line:  # the loop's own line names what it starts
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         try:
             yield
         finally:

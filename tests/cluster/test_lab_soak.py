@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,61 +42,78 @@ def test_thirty_random_faults_lose_and_double_nothing(tmp_path: Path) -> None:
     plan = rng.sample(list(FAULTS), sum(FAULTS.values()), counts=list(FAULTS.values()))
     with cluster(tmp_path / "lab", {"soak.yaml": SPEC}) as lab:
         start = time.monotonic()
-        study = Disturbed(lab, "soak")
-        trials = TRIALS
+        soak = Soak(Disturbed(lab, "soak"))
         for fault in plan:
-            wait_until(study.begun, 400, "the study is on its way")
-            time.sleep(rng.uniform(3, 12))
-            trials = go_on(study, trials)
+            soak.wait(lambda: bool(soak.study.reports()), "the study is on its way")
+            soak.rest(rng.uniform(3, 12))
             place = rng.choice(WORKERS)
-            print(f"{time.monotonic() - start:6.0f} s  {fault}  {place}  reported {study.reports()}", flush=True)
-            strike(study, fault, place, rng)
-            trials = go_on(study, trials)
-        study.finish("--trials", str(trials), seconds=_STUCK)
+            print(f"{time.monotonic() - start:6.0f} s  {fault}  {place}  at {soak.study.epochs()}", flush=True)
+            soak.strike(fault, place, rng)
+        soak.study.finish("--trials", str(soak.trials), seconds=_STUCK)
         minutes = (time.monotonic() - start) / 60
-        study.check(tmp_path / "peace", trials=trials, epochs=EPOCHS)
+        soak.study.check(tmp_path / "peace", trials=soak.trials, epochs=EPOCHS)
     counts = ", ".join(f"{n} × {fault}" for fault, n in Counter(plan).items())
     print(
-        f"{len(plan)} faults ({counts}) in a study of {trials} trials of {EPOCHS} epochs on a head and "
+        f"{len(plan)} faults ({counts}) in a study of {soak.trials} trials of {EPOCHS} epochs on a head and "
         f"{len(WORKERS)} workers, {minutes:.1f} min: 0 lost, 0 doubled, every trial equal to one in peace, "
         "all series complete and in order, no journal left"
     )
 
 
-def strike(study: Disturbed, fault: str, place: str, rng: random.Random) -> None:
-    if fault == "trial killed":
-        wait_until(lambda: any(study.kill_trial(machine) for machine in WORKERS), 300, "a trial to kill")
-    elif fault == "raylet killed":
-        wait_until(lambda: any(study.kill_raylet(machine) for machine in WORKERS), 300, "a raylet to kill")
-    elif fault == "machine switched off":
-        study.switch_off(place, after=rng.uniform(0, 5))
-        time.sleep(rng.uniform(0, 20))
-        study.lab.power_on(place)
-    elif fault == "head switched off":
-        study.restart_head()
-        study.close_lid()
-        study.lab.bring_up()
-    elif fault.startswith("server away"):
-        wait_until(study.server_is_up, 300, "a server to kill")
-        with study.server_away():
-            time.sleep(MINUTE if "minute" in fault else rng.uniform(2, 15))
-    elif fault == "driver killed":
-        wait_until(study.kill_driver, 300, "a driver to kill")
-        study.command.wait(120)
-    elif fault == "link down for seconds":
-        study.flicker(place, rng.uniform(2, 8))
-    elif fault == "machine slow":
-        study.slow_down(place, rng.uniform(10, 30))
-    else:
-        study.unmount(place, rng.uniform(5, 20))
+class Soak:
+    """A study that always has more to do."""
 
+    def __init__(self, study: Disturbed) -> None:
+        self.study = study
+        self.trials = TRIALS
 
-def go_on(study: Disturbed, trials: int) -> int:
-    """Where the command has ended, type it again: with more trials where it had ended all; how many there are now."""
-    if study.command.poll() is None:
-        return trials
-    print(f"        ended with {study.command.returncode}: {study.last_line()}", flush=True)
-    if study.command.returncode == 0:
-        trials += 2
-    study.type("--trials", str(trials))
-    return trials
+    def go_on(self) -> None:
+        """Where the command has ended, type it again: with more trials where it had ended all."""
+        code = self.study.command.poll()
+        if code is None:
+            return
+        print(f"        ended with {code}: {self.study.last_line()}", flush=True)
+        if code == 0:
+            self.trials += len(WORKERS) * 2
+        self.study.type("--trials", str(self.trials))
+
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        """Go on until ``condition`` holds."""
+
+        def holds() -> bool:
+            self.go_on()
+            return condition()
+
+        wait_until(holds, _STUCK, what)
+
+    def rest(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        self.wait(lambda: time.monotonic() > end, "the time passes")
+
+    def strike(self, fault: str, place: str, rng: random.Random) -> None:
+        study = self.study
+        if fault == "trial killed":
+            self.wait(lambda: any(study.kill_trial(machine) for machine in WORKERS), "a trial to kill")
+        elif fault == "raylet killed":
+            self.wait(lambda: any(study.kill_raylet(machine) for machine in WORKERS), "a raylet to kill")
+        elif fault == "machine switched off":
+            study.switch_off(place, after=rng.uniform(0, 5))
+            time.sleep(rng.uniform(0, 20))
+            study.lab.power_on(place)
+        elif fault == "head switched off":
+            study.restart_head()
+            study.close_lid()
+            study.lab.bring_up()
+        elif fault.startswith("server away"):
+            self.wait(study.server_is_up, "a server to kill")
+            with study.server_away():
+                self.rest(MINUTE if "minute" in fault else rng.uniform(2, 15))
+        elif fault == "driver killed":
+            self.wait(study.kill_driver, "a driver to kill")
+            study.command.wait(120)
+        elif fault == "link down for seconds":
+            study.flicker(place, rng.uniform(2, 8))
+        elif fault == "machine slow":
+            study.slow_down(place, rng.uniform(10, 30))
+        else:
+            study.unmount(place, rng.uniform(5, 20))
