@@ -1,7 +1,10 @@
 """Is the regularized step right on this device? ``python -m benchmarks.check``, before any speed is measured.
 
 Needs torch and torchvision only. Every line is one check, with what was measured and what is allowed; the exit code
-is 1 where one failed.
+is 1 where one failed. In float64 all must agree to nine digits. In lower precision an untrained deep network moves
+far by rounding alone (MobileNet-V2 in float32: the second digit after eight steps), so there a result may be
+:data:`AS_GOOD` times as far from the exact one as what it is compared with, as FlashAttention's tests have it (Dao et
+al. 2022), or within a fixed bound where that is larger.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import stock
-from study.config import ENGINES, NETWORKS, REG_ERRORS, TrialConfig
+from study.config import NETWORKS, REG_ERRORS, TrialConfig
 from study.data.augment import normalize
 from study.networks import build
 from study.networks.guided import input_gradients
@@ -27,6 +30,8 @@ from study.training.regularizer import regularized_step
 CLASSES, IMAGES, SIDE, STEPS = 10, 8, 16, 20
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
+AS_GOOD = 3.0
+
 #: What is compared, the largest deviation found, and the largest allowed.
 Finding = tuple[str, float, float]
 
@@ -34,7 +39,7 @@ Finding = tuple[str, float, float]
 def case(name: str, device: torch.device, dtype: torch.dtype) -> tuple[nn.Module, Tensor, Tensor]:
     torch.manual_seed(0)
     network = build(name, CLASSES).to(device, dtype).to(memory_format=torch.channels_last)
-    x = torch.randn(IMAGES, 3, SIDE, SIDE, dtype=dtype).to(device, memory_format=torch.channels_last)
+    x = torch.randn(IMAGES, 3, SIDE, SIDE).to(device, dtype, memory_format=torch.channels_last)
     return network, x, torch.randint(0, CLASSES, (IMAGES,)).to(device)
 
 
@@ -85,28 +90,38 @@ def trajectory(name: str, device: torch.device, step: Step, dtype: torch.dtype, 
     return [*losses, *(b.double() for b in network.buffers())]
 
 
+def _engines(device: torch.device) -> tuple[str, ...]:
+    return ("eager", "fused", "graph") if device.type == "cuda" else ("eager", "fused")
+
+
 def engines_of(name: str, device: torch.device) -> Iterator[Finding]:
-    """Every engine against the eager one: losses and running statistics."""
-    for dtype, allowed in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
-        expected = trajectory(name, device, make_step("eager", device), dtype)
-        for engine in ENGINES[1:]:
-            if engine == "graph" and device.type != "cuda":
-                continue
+    """Losses and running statistics of every engine, against the eager one in float64."""
+    exact = trajectory(name, device, make_step("eager", device), torch.float64)
+    rounded = deviation(_doubled(trajectory(name, device, make_step("eager", device), torch.float32)), exact)
+    for dtype, allowed in ((torch.float64, 1e-9), (torch.float32, max(1e-4, AS_GOOD * rounded))):
+        for engine in _engines(device)[1:]:
             found = trajectory(name, device, make_step(engine, device), dtype)
-            yield f"{name}: engine {engine}, {str(dtype)[6:]}", deviation(found, expected), allowed
+            yield f"{name}: engine {engine}, {str(dtype)[6:]}", deviation(_doubled(found), exact), allowed
 
 
 def reduced_precision_of(name: str, device: torch.device) -> Iterator[Finding]:
-    """The direction of all parameters' gradient, against float32."""
+    """The direction of all parameters' gradient, against float64; stock autograd's in bfloat16 is the yardstick."""
+    network, x, y = case(name, device, torch.float64)
+    regularized_step(network, x, y, error="mse", weight=1.0)
+    exact = torch.cat([g.flatten() for g in gradients(network)])
+
+    def turned(of: nn.Module) -> float:
+        found = torch.cat([g.flatten() for g in gradients(of)]).double()
+        return 1 - float(nn.functional.cosine_similarity(exact, found, dim=0))
+
     network, x, y = case(name, device, torch.float32)
-    flat = {}
-    for dtype in (None, torch.bfloat16, torch.float16):
-        twin = copy.deepcopy(network)
-        regularized_step(twin, x, y, error="mse", weight=1.0, dtype=dtype)
-        flat[dtype] = torch.cat([g.flatten() for g in gradients(twin)])
+    twin = stock.guidable(network)
+    stock.one_forward(twin, x, y, 1.0, torch.bfloat16, "mse")
     for dtype, allowed in ((torch.bfloat16, 0.05), (torch.float16, 0.01)):
-        cosine = nn.functional.cosine_similarity(flat[None], flat[dtype], dim=0)
-        yield f"{name}: 1 - cos of the gradient, {str(dtype)[6:]}", 1 - float(cosine), allowed
+        ours = copy.deepcopy(network)
+        regularized_step(ours, x, y, error="mse", weight=1.0, dtype=dtype)
+        limit = max(allowed, (1.5 if dtype == torch.bfloat16 else 1.0) * turned(twin))
+        yield f"{name}: 1 - cos of the gradient, {str(dtype)[6:]}", turned(ours), limit
 
 
 def plain_of(name: str, device: torch.device) -> Iterator[Finding]:
@@ -124,18 +139,28 @@ def plain_of(name: str, device: torch.device) -> Iterator[Finding]:
     )
     images = torch.randint(0, 256, (IMAGES, 3, SIDE, SIDE), dtype=torch.uint8).to(device)
     ours, _, labels = case(name, device, torch.float32)
-    theirs = copy.deepcopy(ours)
+    theirs, turned = copy.deepcopy(ours), copy.deepcopy(ours)
     optimizer = make_optimizer(ours, config)
     for epoch in range(STEPS):
         train_epoch(ours, optimizer, images, labels, config, epoch, MEAN, STD)
-    stock_optimizer = torch.optim.SGD(theirs.parameters(), 1e-2, 0.9, weight_decay=5e-4, nesterov=True, fused=True)
     x = normalize(images, MEAN, STD)
+    _train_stock(theirs, x, labels)
+    _train_stock(turned, x.flip(0), labels.flip(0))
+    found, expected, other = (list(n.parameters()) for n in (ours, theirs, turned))
+    allowed = max(1e-4, AS_GOOD * deviation(other, expected))
+    yield f"{name}: lambda 0 against plain training", deviation(found, expected), allowed
+
+
+def _train_stock(network: nn.Module, x: Tensor, labels: Tensor) -> None:
+    optimizer = torch.optim.SGD(network.parameters(), 1e-2, 0.9, weight_decay=5e-4, nesterov=True, fused=True)
     for _ in range(STEPS):
-        stock_optimizer.zero_grad()
-        nn.functional.cross_entropy(theirs(x), labels).backward()
-        stock_optimizer.step()
-    found, expected = list(ours.parameters()), list(theirs.parameters())
-    yield f"{name}: lambda 0 against plain training", deviation(found, expected), 1e-4
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(x), labels).backward()
+        optimizer.step()
+
+
+def _doubled(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [t.double() for t in tensors]
 
 
 def waits_of(name: str, device: torch.device) -> Iterator[Finding]:
@@ -144,7 +169,7 @@ def waits_of(name: str, device: torch.device) -> Iterator[Finding]:
         return
     images = torch.randint(0, 256, (8 * IMAGES, 3, SIDE, SIDE), dtype=torch.uint8).to(device)
     labels = torch.randint(0, CLASSES, (8 * IMAGES,)).to(device)
-    for engine in ENGINES:
+    for engine in _engines(device):
         config = TrialConfig(name, 2, 0.01, 0.1, "cosine", 2, IMAGES, rotation=15, clip_norm=1.0, engine=engine)
         network, _, _ = case(name, device, torch.float32)
         optimizer, step = make_optimizer(network, config), make_step(engine, device)

@@ -30,7 +30,7 @@ REG_ERRORS: tuple[str, ...] = ("cosine", "mse", "mae", "histogram")
 SCHEDULES: tuple[str, ...] = ("cosine", "step", "constant")
 AMP_MODES: tuple[str, ...] = ("auto", "none", "bf16", "fp16")
 #: How kernels reach the device (study/training/engine.py).
-ENGINES: tuple[str, ...] = ("eager", "fused", "graph")
+ENGINES: tuple[str, ...] = ("auto", "eager", "fused", "graph")
 LABELS: tuple[str, ...] = ("fine", "coarse")
 
 
@@ -140,7 +140,7 @@ class TrialConfig:
     flip: bool = True
     rotation: float = 0.0
     amp: str = "auto"
-    engine: str = "eager"
+    engine: str = "auto"
     rungs: tuple[int, ...] = ()
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)

@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add("--warmup-epochs", type=float, default=defaults["warmup_epochs"], help="epochs of linear warm-up")
     add("--rotation", type=float, default=0.0, help="augmentation: rotation up to so many degrees")
     add("--amp", default="auto", help=f"mixed precision: {', '.join(AMP_MODES)} (auto: bf16 on a GPU, else none)")
-    add("--engine", default="eager", help=f"how kernels reach the device: {', '.join(ENGINES)} (graph: CUDA only)")
+    add("--engine", default="auto", help=f"how kernels reach the device: {', '.join(ENGINES)} (auto: graph on a GPU)")
     add("--seed", type=int, default=0, help="of the initial weights, the order and the augmentation")
     add("--data", default="shapes", help="shapes (embedded), cifar100 (download), or a folder of Parquet/archive files")
     add("--labels", default="fine", help=f"{' or '.join(LABELS)} (coarse: CIFAR-100's 20 superclasses)")

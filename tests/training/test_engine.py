@@ -12,7 +12,7 @@ from study.config import TrialConfig
 from study.errors import InputError
 from study.networks import build
 from study.networks.rules import mixing
-from study.training.engine import make_step
+from study.training.engine import GraphedStep, make_step
 from study.training.regularizer import regularized_step
 
 
@@ -70,8 +70,13 @@ def test_a_graph_needs_a_gpu() -> None:
         make_step("graph", torch.device("cpu"))
 
 
+def test_auto_is_eager_without_a_gpu_and_a_graph_with_one() -> None:
+    assert make_step("auto", torch.device("cpu")) is regularized_step
+    assert isinstance(make_step("auto", torch.device("cuda")), GraphedStep)
+
+
 def test_unknown_engine() -> None:
-    with pytest.raises(InputError, match="engine: unknown value 'warp'; choose one of eager, fused, graph"):
+    with pytest.raises(InputError, match="engine: unknown value 'warp'; choose one of auto, eager, fused, graph"):
         TrialConfig("tiny", 1, 0.1, engine="warp")
 
 
