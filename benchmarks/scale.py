@@ -1,6 +1,6 @@
 """What running a study costs beside its trials, by the number of nodes: ``python -m benchmarks.scale``.
 
-Trials only sleep, so every second beyond trials × seconds / slots is the study's own: proposing, starting, reporting,
+Trials only sleep, so every second in which a slot does not is the study's own: proposing, starting, reporting,
 telling the ledger. Everything else is the product: searcher, scheduler, callbacks, books. The nodes are raylets on this
 machine, each with slots of its own. Ends with one line of JSON.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import platform
 import tempfile
 import time
@@ -43,7 +44,6 @@ class Nap:
         self.history: list[dict[str, float]] = []
         self.reason = ""
         self._seconds = seconds
-        self._start = time.time()
 
     finished = property(lambda self: bool(self.history))
     epoch = property(lambda self: len(self.history))
@@ -55,7 +55,7 @@ class Nap:
         more = {f"made/{i}": float(i) for i in range(25)}  # a real report has about thirty numbers
         timing = {metrics.EPOCH_SECONDS: self._seconds, metrics.EVALUATION_SECONDS: 0.0}
         self.history.append({"epoch": 1, **timing, **scores, **more})
-        (self.folder / "slept").write_text(f"{self._start} {time.time()}")
+        (self.folder / "slept").write_text(f"{os.getpid()} {time.time() - self._seconds} {time.time()}")
 
 
 class Silent:
@@ -104,9 +104,11 @@ def specification(trials: int, sampler: str) -> StudySpec:
 
 
 def measure(nodes: int, slots: int, trials: int, seconds: float, sampler: str, *, ledger: bool) -> dict[str, float]:
-    """Run a study of naps: ``efficiency`` is ideal over real time, ``overhead_ms`` a slot's unused time per trial.
+    """Run a study of naps and see how busy the slots are while there is work for all of them.
 
-    Time runs from the first trial's start to the last one's end; the session's own start is ``startup`` seconds.
+    That is from when each slot's process naps for the first time (``startup`` seconds after the session's begin: here
+    all processes share this machine's cores) until the last trial begins. ``efficiency`` is the share of the slots'
+    time that is slept, ``overhead_ms`` the rest of it per trial.
     """
     spec = specification(trials, sampler)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -133,19 +135,24 @@ def measure(nodes: int, slots: int, trials: int, seconds: float, sampler: str, *
                 time_budget=None, console=Console(file=io.StringIO()), trainable=SleepingTrainable,
             )  # fmt: skip
             at_once = concurrency(spec.resources, ray.cluster_resources())
-            slept = [tuple(map(float, f.read_text().split())) for f in storage.local.rglob("slept")]
+            slept = [tuple(map(float, file.read_text().split())) for file in storage.local.rglob("slept")]
             told = settle(books, storage.local / STUDY / "trials", complete=True) if ledger else 0
             assert len(slept) == trials and told == 0, f"{len(slept)} of {trials} trials, {told} not told"
     finally:
         ray.shutdown()
         cluster.shutdown()
-    first, last = min(start for start, _ in slept), max(end for _, end in slept)
-    took, ideal = last - first, -(-trials // at_once) * seconds
+    first_of: dict[float, float] = {}
+    for process, start, _ in slept:
+        first_of[process] = min(start, first_of.get(process, start))
+    ready, last = sorted(first_of.values())[at_once - 1], max(start for _, start, _ in slept)
+    napping = sum(max(0.0, min(end, last) - max(start, ready)) for _, start, end in slept)
+    begun_then = sum(start >= ready for _, start, _ in slept)
+    available = (last - ready) * at_once
     return {
-        "efficiency": round(ideal / took, 3),
-        "overhead_ms": round(1000 * (took * at_once / trials - seconds), 1),
-        "startup": round(first - begun, 1),
-        "trials_per_second": round(trials / took, 2),
+        "efficiency": round(napping / available, 3),
+        "overhead_ms": round(1000 * (available - napping) / begun_then, 1),
+        "startup": round(ready - begun, 1),
+        "trials_per_second": round(begun_then / (last - ready), 2),
     }
 
 

@@ -17,9 +17,11 @@ from study.cluster.place import connection
 from study.errors import InputError
 
 _CHECKOUT = "~/study"  # where the cluster file puts this checkout
-_TRACKING = re.compile(
-    r"^MLflow\s+http://([0-9a-zA-Z.:-]+):(\d+)$"
-)  # the line in which a session says where its ledger is
+# The line in which a session says where its ledger is.
+_TRACKING = re.compile(r"^MLflow\s+http://([0-9a-zA-Z.:-]+):(\d+)$")
+# What ssh and Ray say when the connection breaks.
+_GIVEN_UP = "Error: Command failed:"
+_OF_THE_WIRE = re.compile(r"(Shared c|C)onnection to \S+ closed|\d{4}-\d\d-\d\d [\d:,]+\t\w+ \w+\.py:\d+ -- ")
 EXIT_LOST = 1  # how the study fares is not known here
 _HERE_ONLY = {"cluster", "local", "spec", "name", "help", "plan"}
 
@@ -95,6 +97,10 @@ def _look_on(file: Path, address: str, script: str) -> int:
     try:
         for raw in process.stdout:
             line = raw.rstrip("\r\n")
+            if attached and line == _GIVEN_UP:
+                break  # what follows is the whole command, specification and all
+            if attached and _OF_THE_WIRE.match(line):
+                continue
             if line.startswith(ATTACHED):
                 attached = True
             elif line.startswith(ENDED):

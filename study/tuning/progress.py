@@ -15,6 +15,7 @@ from rich.text import Text
 
 from study import metrics
 
+_ELSEWHERE = "its machine is lost, it goes on elsewhere"
 _SHOWN_TRIALS = 12  # a screenful; the newest are what one watches
 
 
@@ -108,10 +109,16 @@ class StudyProgress(tune.Callback):
             row.seconds.append(report[metrics.EPOCH_SECONDS] + report[metrics.EVALUATION_SECONDS])
         self._line(row)
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if row := self._rows.get(trial.trial_id):
+            lost = self._lost(trial.trial_id)
+            row.reason = _ELSEWHERE if lost else "crashed, it goes on from its checkpoint"
+            self._line(row)
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         row = self._rows.setdefault(trial.trial_id, _Row(trial.config["number"], trial.config["trial"]))
         if self._lost(trial.trial_id):  # it comes back as another trial of Ray's
-            row.reason = "its machine is lost, it goes on elsewhere"
+            row.reason = _ELSEWHERE
             self._line(row)
             del self._rows[trial.trial_id]
             return

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from ray import tune
@@ -107,7 +110,7 @@ def run_trials(
             verbose=0,
         ),
     )
-    with progress:
+    with progress, _ended_by_sigterm_too():
         tuner.fit()
     shutil.rmtree(scratch, ignore_errors=True)
     if guard.full:
@@ -121,6 +124,16 @@ def run_trials(
             *(spec, searcher), storage=storage, study=study, ledger=ledger, cluster=cluster, time_budget=left,
             console=console, trainable=trainable,
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm_too() -> Iterator[None]:
+    """`kill`, and the end of a container, end a session as Ctrl-C does; Ray's own way is a dump of its native stack."""
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def storage_url(folder: Path) -> str:

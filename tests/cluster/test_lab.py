@@ -1,15 +1,15 @@
-"""The README's path on real hosts: `ray up`, a study typed outside, a closed lid, `ray down`; and who is kept out."""
+"""On real hosts: `ray up`, a study typed outside, a lost connection, `ray down`; and who is kept out."""
 
 from __future__ import annotations
 
 import os
-import signal
 import sqlite3
 from collections.abc import Iterator
 
 import pytest
 
 from study import metrics
+from study.cluster.submit import EXIT_LOST
 from study.ledger import credentials
 from tests.cluster.lab import CLUSTER_FILE, SHARED, Lab, cluster, missing, wait_until
 
@@ -70,14 +70,17 @@ def test_with_the_firewall_nothing_but_ssh_answers_from_outside(lab: Lab) -> Non
     assert 6379 in open_from(lab, "worker1", "head", [6379])
 
 
-def test_a_study_typed_outside_runs_on_the_cluster_and_survives_a_closed_lid(lab: Lab) -> None:
+def test_a_study_typed_outside_runs_on_the_cluster_and_survives_a_lost_connection(lab: Lab) -> None:
     laptop, log = lab["laptop"], lab.folder / "first.log"
     first = laptop.start(f"cd ~/study && {STUDY}", log)
     wait_until(lambda: "epoch 1/4" in log.read_text() or first.poll() is not None, 120, "the first report")
     assert first.poll() is None, log.read_text()
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    laptop.cut()
+    assert first.wait(60) == EXIT_LOST
+    laptop.mend()
     text = log.read_text()
+    assert text.endswith("the connection is lost; the study goes on there, the same command shows it again\n")
+    assert "base64" not in text and "losed" not in text, text
     assert "running on 10.0.0.1" in text and f"cluster {CLUSTER_FILE}" in text
     assert "ssh -N -L 5000:10.0.0.1:5000 -i ~/.ssh/id_ed25519 study@10.0.0.1" in text
     again = laptop.run(f"cd ~/study && {STUDY}", seconds=200)

@@ -105,10 +105,10 @@ def killed_study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """Start a study, kill -9 a worker, then the driver after two trials are over, and type the same command again."""
     folder = tmp_path_factory.mktemp("study")
     (folder / "k.yaml").write_text(SPEC)
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "study.run", "k.yaml"], cwd=folder, env=environment(folder),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    with (folder / "first.log").open("wb") as log:
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "study.run", "k.yaml"], cwd=folder, env=environment(folder), stdout=log, stderr=log
+        )
     try:
         wait_for(lambda: (folder / "results/k/trials/0000/checkpoint.safetensors").exists(), driver)
         os.kill(workers(driver.pid)[0], signal.SIGKILL)  # its trial is retried from its checkpoint
@@ -133,6 +133,14 @@ def test_the_same_command_continues(killed_study: dict[str, object]) -> None:
     assert "RUNNING" in before.values(), "the kill came between two trials: it tests nothing"
     assert "were interrupted and go on" in again.stdout
     assert "next     python -m analysis.pareto k" in again.stderr
+
+
+def test_a_worker_that_died_is_told_in_a_line(killed_study: dict[str, object]) -> None:
+    folder = killed_study["folder"]
+    assert isinstance(folder, Path)
+    said = (folder / "first.log").read_text()
+    assert said.count("running  (crashed, it goes on from its checkpoint)") == 1
+    assert "raylet" not in said and "Traceback" not in said, said
 
 
 def test_no_trial_is_lost_or_doubled(killed_study: dict[str, object]) -> None:
