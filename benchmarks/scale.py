@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import platform
 import tempfile
 import time
@@ -55,7 +54,7 @@ class Nap:
         more = {f"made/{i}": float(i) for i in range(25)}  # a real report has about thirty numbers
         timing = {metrics.EPOCH_SECONDS: self._seconds, metrics.EVALUATION_SECONDS: 0.0}
         self.history.append({"epoch": 1, **timing, **scores, **more})
-        (self.folder / "slept").write_text(f"{os.getpid()} {time.time() - self._seconds} {time.time()}")
+        (self.folder / "slept").write_text(f"{time.time() - self._seconds} {time.time()}")
 
 
 class Silent:
@@ -106,9 +105,7 @@ def specification(trials: int, sampler: str) -> StudySpec:
 def measure(nodes: int, slots: int, trials: int, seconds: float, sampler: str, *, ledger: bool) -> dict[str, float]:
     """Run a study of naps and see how busy the slots are while there is work for all of them.
 
-    That is from when each slot's process naps for the first time (``startup`` seconds after the session's begin: here
-    all processes share this machine's cores) until the last trial begins. ``efficiency`` is the share of the slots'
-    time that is slept, ``overhead_ms`` the rest of it per trial.
+    See :func:`busy`. In the ``startup`` seconds before, processes start, which share this machine's cores here.
     """
     spec = specification(trials, sampler)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -135,24 +132,29 @@ def measure(nodes: int, slots: int, trials: int, seconds: float, sampler: str, *
                 time_budget=None, console=Console(file=io.StringIO()), trainable=SleepingTrainable,
             )  # fmt: skip
             at_once = concurrency(spec.resources, ray.cluster_resources())
-            slept = [tuple(map(float, file.read_text().split())) for file in storage.local.rglob("slept")]
+            texts = [file.read_text().split() for file in storage.local.rglob("slept")]
+            slept = [(float(begin), float(end)) for begin, end in texts]
             told = settle(books, storage.local / STUDY / "trials", complete=True) if ledger else 0
             assert len(slept) == trials and told == 0, f"{len(slept)} of {trials} trials, {told} not told"
     finally:
         ray.shutdown()
         cluster.shutdown()
-    first_of: dict[float, float] = {}
-    for process, start, _ in slept:
-        first_of[process] = min(start, first_of.get(process, start))
-    ready, last = sorted(first_of.values())[at_once - 1], max(start for _, start, _ in slept)
-    napping = sum(max(0.0, min(end, last) - max(start, ready)) for _, start, end in slept)
-    begun_then = sum(start >= ready for _, start, _ in slept)
-    available = (last - ready) * at_once
+    return {**busy(slept, at_once), "startup": round(sorted(slept)[at_once][0] - begun, 1)}
+
+
+def busy(naps: list[tuple[float, float]], slots: int) -> dict[str, float]:
+    """Of (begin, end) of all naps, from the begin of as many more as there are slots to the begin of the last one.
+
+    ``efficiency``: the share of the slots' time that is slept; ``overhead_ms``: the rest of it, per trial.
+    """
+    begins = sorted(begin for begin, _ in naps)
+    first, last = begins[slots], begins[-1]
+    slept = sum(max(0.0, min(end, last) - max(begin, first)) for begin, end in naps)
+    trials, available = len(naps) - slots - 1, (last - first) * slots
     return {
-        "efficiency": round(napping / available, 3),
-        "overhead_ms": round(1000 * (available - napping) / begun_then, 1),
-        "startup": round(ready - begun, 1),
-        "trials_per_second": round(begun_then / (last - ready), 2),
+        "efficiency": round(slept / available, 3),
+        "overhead_ms": round(1000 * (available - slept) / trials, 1),
+        "trials_per_second": round(trials / (last - first), 2),
     }
 
 

@@ -22,21 +22,12 @@ from analysis import verify
 from study import evaluate, metrics, train
 from study.errors import EXIT_BAD_INPUT, run_command
 from study.training import checkpoint as checkpoint_module
+from tests.payload import Payload
 
 pytestmark = pytest.mark.slow
 
 TRAIN = ["--network", "tiny", "--epochs", "2", "--batch-size", "32", "--train-images", "64",
          "--validation-images", "20", "--evaluation-images", "10", "--methods", "grad_cam"]  # fmt: skip
-
-
-class Payload:
-    """Unpickling it makes a folder."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.trace),)
 
 
 def torch_file(payload: object) -> bytes:

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from study import metrics
 from study.errors import EXIT_INTERRUPTED
+from tests.payload import Payload
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
@@ -27,16 +28,6 @@ evaluation: {images: 20}
 budget: {trials: 3, retries: 1}
 resources: {cpus: 2}
 """
-
-
-class Payload:
-    """Unpickling it makes a folder."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.trace),)
 
 
 def test_a_terminated_session_ends_in_order_and_a_strangers_checkpoint_fails_its_trial(tmp_path: Path) -> None:

@@ -49,6 +49,9 @@ class _Compiled:
     @staticmethod
     @functools.cache
     def sum_of_terms() -> Callable[..., Tensor]:
+        # Each number of terms in each precision is compiled on its own. Beyond torch's limit of 8 for a function, which
+        # a process with trials of two precisions reaches, the rest would run unfused.
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         return torch.compile(_sum_of_terms, dynamic=True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 from pathlib import Path
 
@@ -17,18 +16,9 @@ from study.config import TrialConfig
 from study.data import open_card_data
 from study.errors import EXIT_BAD_INPUT, InputError, run_command
 from study.ledger import Ledger
+from tests.payload import Payload
 
 Trained = tuple[list[Path], dict[str, float]]
-
-
-class Payload:
-    """Unpickling it leaves a file."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.trace),)
 
 
 def changed(files: list[Path], folder: Path, *, weights: bytes | None = None, **changes: object) -> list[Path]:
