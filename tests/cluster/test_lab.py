@@ -72,6 +72,9 @@ def test_with_the_firewall_nothing_but_ssh_answers_from_outside(lab: Lab) -> Non
 
 def test_a_study_typed_outside_runs_on_the_cluster_and_survives_a_lost_connection(lab: Lab) -> None:
     laptop, log = lab["laptop"], lab.folder / "first.log"
+    count = 'print(sum(n["Alive"] for n in ray.nodes()))'
+    alive = f"python -c 'import ray; ray.init(\"auto\", logging_level=40); {count}'"
+    wait_until(lambda: lab["head"].run(alive, check=False).stdout.split()[-1:] == ["3"], 180, "both workers joined")
     first = laptop.start(f"cd ~/study && {STUDY}", log)
     wait_until(lambda: "epoch 1/4" in log.read_text() or first.poll() is not None, 120, "the first report")
     assert first.poll() is None, log.read_text()
