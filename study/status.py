@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     storage = Storage.parse(args.storage)
     uri = args.tracking_uri or default_tracking_uri(storage.local)
-    known = studies(uri)
+    # A cluster that has just been brought up has machines to show, and no ledger yet.
+    fresh = on_cluster_machine() and not args.tracking_uri and not (storage.local / metrics.LEDGER_FILE).exists()
+    known = {} if fresh else studies(uri)
     if args.study and args.study not in known:
         raise InputError(f"study {args.study!r} is not in the ledger; there are {', '.join(sorted(known)) or 'none'}")
     names = [args.study] if args.study else list(known)

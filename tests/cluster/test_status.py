@@ -73,3 +73,16 @@ def test_events_of_a_killed_session_are_read_up_to_the_broken_line(tmp_path: Pat
 def test_without_a_ledger_it_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="start a study first"):
         main(["--local", "--storage", str(tmp_path)])
+
+
+def test_a_cluster_without_a_study_shows_its_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = {"address": "10.0.0.2", "alive": True, "cpus": 8.0, "gpus": 1.0}
+    monkeypatch.setenv("STUDY_STORAGE", str(tmp_path))
+    monkeypatch.setattr("study.tuning.capacity.machines", lambda: [node])
+    assert main(["--local"]) == 0
+    assert capsys.readouterr().out.startswith("1 machines · 8 CPUs · 1 GPUs for trials\n")
+    with pytest.raises(InputError, match="study 'x' is not in the ledger; there are none"):
+        main(["--local", "x"])
+    assert not list(tmp_path.iterdir()), "to look makes nothing"
