@@ -87,7 +87,7 @@ def trajectory(name: str, device: torch.device, step: Step, dtype: torch.dtype, 
         found = step(network, x + 0.1 * i, y, error="cosine", weight=0.1 if i % 4 == 0 else 0.0, **options)
         losses.append(found.loss)
         optimizer.step()
-    return [*losses, *(b.double() for b in network.buffers())]
+    return [tensor.double() for tensor in (*losses, *network.buffers())]
 
 
 def _engines(device: torch.device) -> tuple[str, ...]:
@@ -97,11 +97,11 @@ def _engines(device: torch.device) -> tuple[str, ...]:
 def engines_of(name: str, device: torch.device) -> Iterator[Finding]:
     """Losses and running statistics of every engine, against the eager one in float64."""
     exact = trajectory(name, device, make_step("eager", device), torch.float64)
-    rounded = deviation(_doubled(trajectory(name, device, make_step("eager", device), torch.float32)), exact)
+    rounded = deviation(trajectory(name, device, make_step("eager", device), torch.float32), exact)
     for dtype, allowed in ((torch.float64, 1e-9), (torch.float32, max(1e-4, AS_GOOD * rounded))):
         for engine in _engines(device)[1:]:
             found = trajectory(name, device, make_step(engine, device), dtype)
-            yield f"{name}: engine {engine}, {str(dtype)[6:]}", deviation(_doubled(found), exact), allowed
+            yield f"{name}: engine {engine}, {str(dtype)[6:]}", deviation(found, exact), allowed
 
 
 def reduced_precision_of(name: str, device: torch.device) -> Iterator[Finding]:
@@ -157,10 +157,6 @@ def _train_stock(network: nn.Module, x: Tensor, labels: Tensor) -> None:
         optimizer.zero_grad()
         nn.functional.cross_entropy(network(x), labels).backward()
         optimizer.step()
-
-
-def _doubled(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [t.double() for t in tensors]
 
 
 def waits_of(name: str, device: torch.device) -> Iterator[Finding]:

@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     storage = Storage.parse(args.storage)
     uri = args.tracking_uri or default_tracking_uri(storage.local)
     # A cluster that has just been brought up has machines to show, and no ledger yet.
-    fresh = on_cluster_machine() and not args.tracking_uri and not (storage.local / metrics.LEDGER_FILE).exists()
+    on_cluster = on_cluster_machine()
+    fresh = on_cluster and not args.tracking_uri and not (storage.local / metrics.LEDGER_FILE).exists()
     known = {} if fresh else studies(uri)
     if args.study and args.study not in known:
         raise InputError(f"study {args.study!r} is not in the ledger; there are {', '.join(sorted(known)) or 'none'}")
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     done = Counter(
         t.tags.get(metrics.TAG_HOST, "?") for found in trials.values() for t in found if t.state != metrics.RUNNING
     )
-    if on_cluster_machine():
+    if on_cluster:
         from study.tuning.capacity import machines
 
         print("\n".join(machine_lines(machines(), running, done)))
