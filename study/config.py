@@ -23,11 +23,17 @@ NETWORKS: dict[str, str] = {
     "small": "study.networks.small:small",
     "resnet18": "study.networks.resnet:resnet18",
     "mobilenet_v2": "study.networks.mobilenet:mobilenet_v2",
+    "airbench16": "study.networks.airbench:airbench16",
+    "airbench32": "study.networks.airbench:airbench32",
 }
 
 #: Error functions E of the regularizer (study/training/regularizer.py).
 REG_ERRORS: tuple[str, ...] = ("cosine", "mse", "mae", "histogram")
-SCHEDULES: tuple[str, ...] = ("cosine", "step", "constant")
+SCHEDULES: tuple[str, ...] = ("cosine", "step", "constant", "linear")
+#: How convolutions start (study/networks/initialization.py).
+INITIALIZATIONS: tuple[str, ...] = ("default", "dirac")
+#: What lies beyond an image's edge in a random crop (study/data/augment.py).
+CROP_MODES: tuple[str, ...] = ("zero", "reflect")
 AMP_MODES: tuple[str, ...] = ("auto", "none", "bf16", "fp16")
 #: How kernels reach the device (study/training/engine.py).
 ENGINES: tuple[str, ...] = ("auto", "eager", "fused", "graph")
@@ -117,7 +123,10 @@ class TrialConfig:
     ``batch_size`` images make a step, in ``accumulate`` parts one after the other (batch-norm sees one part).
     ``milestones`` are fractions of ``epochs`` at which the step schedule multiplies the rate by ``gamma``. ``engine``
     is how kernels reach the device; it changes results by rounding. ``rungs`` are epochs after which the trial is
-    scored, besides the last.
+    scored, besides the last. ``norm_lr_multiple``: scale and shift of normalization layers train at so many times the
+    rate. ``initialization``: ``dirac`` starts every convolution as the identity as far as it is square. ``crop_mode``:
+    what lies in ``crop_padding``. Over ``reg_warmup_epochs`` lambda rises linearly to ``reg_weight``; at ``reg_weight``
+    0 it is stored as 0.
     """
 
     network: str
@@ -145,6 +154,10 @@ class TrialConfig:
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    norm_lr_multiple: float = 1.0
+    initialization: str = "default"
+    crop_mode: str = "zero"
+    reg_warmup_epochs: float = 0.0
 
     def __post_init__(self) -> None:
         _one_of("network", self.network, NETWORKS)
@@ -154,6 +167,7 @@ class TrialConfig:
         if self.reg_weight == 0:
             object.__setattr__(self, "reg_error", None)
             object.__setattr__(self, "reg_interval", 1)
+            object.__setattr__(self, "reg_warmup_epochs", 0.0)
         else:
             _one_of("reg_error", self.reg_error, REG_ERRORS)
         _integer("reg_interval", self.reg_interval, 1, 1_000)
@@ -182,6 +196,10 @@ class TrialConfig:
         for rung in self.rungs:
             _integer("rungs", rung, 1, self.epochs)
         _integer("seed", self.seed, 0, 2**31 - 1)
+        _number("norm_lr_multiple", self.norm_lr_multiple, 0, 1000, open_low=True)
+        _one_of("initialization", self.initialization, INITIALIZATIONS)
+        _one_of("crop_mode", self.crop_mode, CROP_MODES)
+        _number("reg_warmup_epochs", self.reg_warmup_epochs, 0, 100_000)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; :meth:`from_dict` gives the same object back."""

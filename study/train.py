@@ -11,7 +11,9 @@ from pathlib import Path
 
 from study.config import (
     AMP_MODES,
+    CROP_MODES,
     ENGINES,
+    INITIALIZATIONS,
     LABELS,
     NETWORKS,
     REG_ERRORS,
@@ -40,14 +42,19 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--reg-interval", type=int, default=1, help="regularize every so many steps, with lambda as many times as large"
     )
+    add("--reg-warmup-epochs", type=float, default=0.0, help="epochs over which lambda rises linearly to its value")
     add("--epochs", type=int, default=8, help="passes over the training images")
     add("--lr", type=float, default=0.1, help="peak learning rate (SGD with Nesterov momentum)")
     add("--batch-size", type=int, default=defaults["batch_size"], help="images per step")
     add("--accumulate", type=int, default=1, help="parts in which a step's images are worked on, to save memory")
     add("--weight-decay", type=float, default=defaults["weight_decay"], help="L2 penalty")
+    add("--norm-lr-multiple", type=float, default=1.0, help="rate of batch-norm's scale and shift, as a multiple")
+    add("--initialization", default="default", help=f"of convolutions: {', '.join(INITIALIZATIONS)} (the identity)")
     add("--label-smoothing", type=float, default=0.0, help="smoothing of the targets in L_C")
     add("--schedule", default="cosine", help=f"learning rate after warm-up: {', '.join(SCHEDULES)}")
     add("--warmup-epochs", type=float, default=defaults["warmup_epochs"], help="epochs of linear warm-up")
+    add("--crop-padding", type=int, default=defaults["crop_padding"], help="augmentation: pixels around a random crop")
+    add("--crop-mode", default="zero", help=f"what lies in the padding: {', '.join(CROP_MODES)}")
     add("--rotation", type=float, default=0.0, help="augmentation: rotation up to so many degrees")
     add("--amp", default="auto", help=f"mixed precision: {', '.join(AMP_MODES)} (auto: bf16 on a GPU, else none)")
     add("--engine", default="auto", help=f"how kernels reach the device: {', '.join(ENGINES)} (auto: graph on a GPU)")
@@ -72,12 +79,17 @@ def config_from(args: argparse.Namespace) -> TrialConfig:
         reg_weight=args.reg_weight,
         reg_error=args.reg_error,
         reg_interval=args.reg_interval,
+        reg_warmup_epochs=args.reg_warmup_epochs,
         batch_size=args.batch_size,
         accumulate=args.accumulate,
         weight_decay=args.weight_decay,
+        norm_lr_multiple=args.norm_lr_multiple,
+        initialization=args.initialization,
         label_smoothing=args.label_smoothing,
         schedule=args.schedule,
         warmup_epochs=args.warmup_epochs,
+        crop_padding=args.crop_padding,
+        crop_mode=args.crop_mode,
         rotation=args.rotation,
         amp=args.amp,
         engine=args.engine,

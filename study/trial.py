@@ -20,12 +20,14 @@ from study.data.augment import normalize
 from study.errors import InputError
 from study.faithfulness import FaithfulnessReport, evaluate_faithfulness
 from study.networks import build
+from study.networks.initialization import fit, initialize
 from study.storage import Storage
 from study.training.checkpoint import load_checkpoint, restore, save_checkpoint, save_model
 from study.training.engine import make_step
 from study.training.loop import make_optimizer, train_epoch
 from study.triallog import TrialLog
 
+_FIT_IMAGES = 5000  # training images that a network's fixed layers are fitted to
 _CHECK_IMAGES = 8  # validation images whose logits travel with the weights, to prove a re-load
 
 
@@ -64,6 +66,7 @@ class Trial:
     def _open(self) -> None:
         torch.manual_seed(self.config.seed)
         self.network = build(self.config.network, self.dataset.n_classes).to(self.device)
+        initialize(self.network, self.config.initialization)
         self.network = self.network.to(memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.network, self.config)
         self._step_with = make_step(self.config.engine, self.device)
@@ -71,6 +74,8 @@ class Trial:
         train = self.dataset.train
         self._images = torch.as_tensor(train.images).to(self.device)
         self._labels = torch.as_tensor(train.labels).to(self.device)
+        if not self.history:  # else the checkpoint has brought what was fitted
+            fit(self.network, normalize(self._images[:_FIT_IMAGES], self.dataset.mean, self.dataset.std))
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         self._log.write(
             f"attempt on {device}, torch {torch.__version__}, after epoch {self.epoch} of {self.config.epochs}: "

@@ -26,9 +26,12 @@ SECTIONS = 24  # front trials with a section of their own, maps and tables
 #: study.train's options by param.
 _OPTIONS = {
     "network": "--network", "epochs": "--epochs", "lr": "--lr", "reg_weight": "--reg-weight",
-    "reg_error": "--reg-error", "reg_interval": "--reg-interval", "batch_size": "--batch-size",
-    "accumulate": "--accumulate", "weight_decay": "--weight-decay", "label_smoothing": "--label-smoothing",
-    "schedule": "--schedule", "warmup_epochs": "--warmup-epochs", "rotation": "--rotation", "amp": "--amp",
+    "reg_error": "--reg-error", "reg_interval": "--reg-interval",
+    "reg_warmup_epochs": "--reg-warmup-epochs", "batch_size": "--batch-size",
+    "accumulate": "--accumulate", "weight_decay": "--weight-decay",
+    "norm_lr_multiple": "--norm-lr-multiple", "initialization": "--initialization", "label_smoothing": "--label-smoothing",
+    "schedule": "--schedule", "warmup_epochs": "--warmup-epochs", "crop_padding": "--crop-padding",
+    "crop_mode": "--crop-mode", "rotation": "--rotation", "amp": "--amp",
     "engine": "--engine", "seed": "--seed", "data.source": "--data", "data.labels": "--labels",
     "data.train_images": "--train-images", "data.validation_images": "--validation-images",
     "evaluation.images": "--evaluation-images", "evaluation.protocol": "--protocol",

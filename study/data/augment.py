@@ -13,28 +13,38 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def augment(images_NCHW: Tensor, generator: torch.Generator, *, padding: int, flip: bool, rotation: float) -> Tensor:
-    """Random crop out of a zero-padded image, horizontal flip, and rotation up to ``rotation`` degrees.
+def augment(
+    images_NCHW: Tensor, generator: torch.Generator, *, padding: int, flip: bool, rotation: float, mode: str = "zero"
+) -> Tensor:
+    """Random crop out of a padded image, horizontal flip, and rotation up to ``rotation`` degrees.
 
-    uint8 in, uint8 of the same shape out. All chance comes from ``generator``, which is on the images' device.
+    ``mode``: beyond the edge lie ``zero`` or the image's reflection in its outermost pixels (``reflect``), which is
+    less than an image wide. uint8 in, uint8 of the same shape out. All chance comes from ``generator``, which is on the images' device.
     """
     n, _, height, width = images_NCHW.shape
     device = images_NCHW.device
     if rotation > 0:
         images_NCHW = _rotate(images_NCHW, generator, rotation)
     if padding > 0:
-        padded = F.pad(images_NCHW, (padding,) * 4)
+        padded = images_NCHW if mode == "reflect" else F.pad(images_NCHW, (padding,) * 4)
         top, left = torch.randint(0, 2 * padding + 1, (2, n), generator=generator, device=device)
     else:
         padded = images_NCHW
         top = left = torch.zeros(n, dtype=torch.int64, device=device)
     rows = top[:, None] + torch.arange(height, device=device)
     columns = left[:, None] + torch.arange(width, device=device)
+    if padding > 0 and mode == "reflect":
+        rows, columns = _reflected(rows - padding, height), _reflected(columns - padding, width)
     if flip:
         mirrored = torch.rand(n, generator=generator, device=device) < 0.5
         columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     index_N = torch.arange(n, device=device)[:, None, None]
     return padded.permute(0, 2, 3, 1)[index_N, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def _reflected(index: Tensor, size: int) -> Tensor:
+    """Indices beyond either edge as those of the pixels that they mirror; the outermost pixel is not repeated."""
+    return size - 1 - (size - 1 - index.abs()).abs()
 
 
 def _rotate(images_NCHW: Tensor, generator: torch.Generator, degrees: float) -> Tensor:

@@ -46,6 +46,7 @@ class _Recording:
     graph: torch.cuda.CUDAGraph
     x_NCHW: Tensor
     labels_N: Tensor
+    weight: float | Tensor
     losses: StepLoss
     gradients: dict[nn.Parameter, Tensor]
 
@@ -54,7 +55,7 @@ class GraphedStep:
     """Steps of one network, replayed from CUDA graphs: the host launches one graph instead of thousands of kernels.
 
     The shape of the first batch is the one that is recorded, once for each set of options (two where regularization is
-    lazy). A batch of another shape, and one whose gradient is to be added to an earlier one, runs eagerly. The network
+    lazy); lambda is no option but an input of the graph, since it may differ from step to step. A batch of another shape, and one whose gradient is to be added to an earlier one, runs eagerly. The network
     must stay in the same mode, with the same parameters in the same memory, and may not read values back to the host.
     """
 
@@ -62,14 +63,18 @@ class GraphedStep:
         self._shape: torch.Size | None = None
         self._recordings: dict[tuple[tuple[str, Any], ...], _Recording] = {}
 
-    def __call__(self, network: nn.Module, x_NCHW: Tensor, labels_N: Tensor, **options: Any) -> StepLoss:
+    def __call__(
+        self, network: nn.Module, x_NCHW: Tensor, labels_N: Tensor, *, weight: float, **options: Any
+    ) -> StepLoss:
         self._shape = self._shape or x_NCHW.shape
         if x_NCHW.shape != self._shape or any(p.grad is not None for p in network.parameters()):
-            return regularized_step(network, x_NCHW, labels_N, fused=True, **options)
-        key = tuple(sorted(options.items()))
+            return regularized_step(network, x_NCHW, labels_N, weight=weight, fused=True, **options)
+        key = (("regularized", weight != 0), *sorted(options.items()))
         if key not in self._recordings:
-            self._recordings[key] = _recorded(network, x_NCHW, labels_N, options)
+            self._recordings[key] = _recorded(network, x_NCHW, labels_N, weight, options)
         recording = self._recordings[key]
+        if isinstance(recording.weight, Tensor):
+            recording.weight.fill_(weight)
         recording.x_NCHW.copy_(x_NCHW)
         recording.labels_N.copy_(labels_N)
         recording.graph.replay()
@@ -80,9 +85,14 @@ class GraphedStep:
         return StepLoss(losses.loss.clone(), losses.classification.clone(), regularization, losses.logits.clone())
 
 
-def _recorded(network: nn.Module, x_NCHW: Tensor, labels_N: Tensor, options: dict[str, Any]) -> _Recording:
+def _recorded(
+    network: nn.Module, x_NCHW: Tensor, labels_N: Tensor, lambda_: float, options: dict[str, Any]
+) -> _Recording:
     """Record a step. Running statistics and the generator are left as they were; so are gradients (there are none)."""
     x_NCHW, labels_N = x_NCHW.clone(), labels_N.clone()
+    dtype = torch.promote_types(x_NCHW.dtype, torch.float32)
+    weight = torch.tensor(lambda_, dtype=dtype, device=x_NCHW.device) if lambda_ != 0 else 0.0
+    options = {**options, "weight": weight}
     before = [(buffer, buffer.clone()) for buffer in network.buffers()]
     state = torch.cuda.get_rng_state(x_NCHW.device)
     stream = torch.cuda.Stream()
@@ -101,4 +111,4 @@ def _recorded(network: nn.Module, x_NCHW: Tensor, labels_N: Tensor, options: dic
         losses = regularized_step(network, x_NCHW, labels_N, fused=True, **options)
     gradients = {p: p.grad for p in network.parameters() if p.grad is not None}
     network.zero_grad(set_to_none=True)
-    return _Recording(graph, x_NCHW, labels_N, losses, gradients)
+    return _Recording(graph, x_NCHW, labels_N, weight, losses, gradients)

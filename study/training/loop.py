@@ -43,12 +43,19 @@ class EpochResult:
 
 
 def make_optimizer(network: nn.Module, config: TrialConfig) -> torch.optim.SGD:
-    """SGD with Nesterov momentum and weight decay on all parameters, for a network that is on its device.
+    """SGD with Nesterov momentum and weight decay on all that trains, for a network that is on its device.
 
+    A parameter group trains at its ``lr_multiple`` of the rate; where ``norm_lr_multiple`` is 1 there is one group.
     Momentum starts as zeros, which equals torch's first step and makes the state the same at any moment.
     """
+    norms = set(_norm_parameters(network)) if config.norm_lr_multiple != 1 else set()
+    trained = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if (p in norms) == is_norm], "lr_multiple": multiple}
+        for is_norm, multiple in ((False, 1.0), (True, config.norm_lr_multiple))
+    ]
     optimizer = torch.optim.SGD(
-        [p for p in network.parameters() if p.requires_grad],
+        [group for group in groups if group["params"]],
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
@@ -56,9 +63,20 @@ def make_optimizer(network: nn.Module, config: TrialConfig) -> torch.optim.SGD:
         fused=True,
     )
     if config.momentum > 0:
-        for parameter in optimizer.param_groups[0]["params"]:
+        for parameter in _parameters(optimizer):
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def _norm_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Scales and shifts of normalization layers."""
+    norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+    return [p for module in network.modules() if isinstance(module, norms) for p in module.parameters(recurse=False)]
+
+
+def _parameters(optimizer: torch.optim.SGD) -> list[nn.Parameter]:
+    """All that it trains, over its groups."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def train_epoch(
@@ -89,7 +107,7 @@ def train_epoch(
     n, device = images_NCHW_uint8.shape[0], images_NCHW_uint8.device
     steps = _check(n, labels_N, config, epoch)
     dtype = _compute_dtype(config, device)
-    parameters = optimizer.param_groups[0]["params"]
+    parameters = _parameters(optimizer)
     generator = torch.Generator(device).manual_seed(_seed(config, epoch, "augment"))
     order = torch.randperm(n, generator=torch.Generator().manual_seed(_seed(config, epoch, "order"))).to(device)
     scale = torch.tensor((mean, std), device=device)
@@ -102,7 +120,7 @@ def train_epoch(
         torch.manual_seed(_seed(config, epoch, "dropout"))
         for step in range(steps):
             rows = order[step * config.batch_size : (step + 1) * config.batch_size]
-            weight = regularizer_weight(config, epoch * steps + step)
+            weight = regularizer_weight(config, epoch * steps + step, steps)
             x_NCHW, labels = _batch(images_NCHW_uint8, labels_N, rows, generator, config, scale)
             optimizer.zero_grad(set_to_none=True)
             # Batch-norm needs two images; of a short last batch fewer parts are made.
@@ -198,7 +216,12 @@ def _batch(
     scale: Tensor,
 ) -> tuple[Tensor, Tensor]:
     batch = augment(
-        images_NCHW_uint8[rows], generator, padding=config.crop_padding, flip=config.flip, rotation=config.rotation
+        images_NCHW_uint8[rows],
+        generator,
+        padding=config.crop_padding,
+        mode=config.crop_mode,
+        flip=config.flip,
+        rotation=config.rotation,
     )
     x_NCHW = normalize(batch, *scale).contiguous(memory_format=torch.channels_last)  # a fifth faster, on a CPU too
     return x_NCHW, labels_N[rows]
@@ -221,7 +244,7 @@ def _update(
         nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm, foreach=True)
     torch.maximum(bad, (~(loss.isfinite() & norm.isfinite())).to(bad.dtype), out=bad)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_multiple", 1.0)
     # The fused kernel reads found_inf on the device and leaves weights and momentum alone where it is 1.
     optimizer.found_inf = bad  # type: ignore[attr-defined]
     try:

@@ -97,7 +97,7 @@ def regularized_step(
     labels_N: Tensor,
     *,
     error: str | None,
-    weight: float,
+    weight: float | Tensor,
     label_smoothing: float = 0.0,
     share: float = 1.0,
     dtype: torch.dtype | None = None,
@@ -109,11 +109,11 @@ def regularized_step(
     on the batch size. ``share`` is a batch's part of a step that accumulates several. ``dtype``: what convolutions and
     linear layers compute in (bfloat16, float16), None for the parameters' own; losses, errors and reductions are in
     float32 at least. ``fused``: batch-norm's pointwise chains run as compiled kernels. At weight 0 this is plain
-    training by stock autograd, and ``error`` is not read.
+    training by stock autograd, and ``error`` is not read; a weight that is a scalar on the device is not 0.
 
     Raises :class:`InputError` for an unknown error function or a network that cannot be guided.
     """
-    if weight == 0:
+    if not isinstance(weight, Tensor) and weight == 0:  # a tensor's value would be waited for
         with torch.autocast(x_NCHW.device.type, dtype=dtype, enabled=dtype is not None):
             logits = network(x_NCHW)
             loss = F.cross_entropy(logits, labels_N, label_smoothing=label_smoothing)
@@ -160,7 +160,7 @@ def _plain_backward(loss: Tensor, network: nn.Module, share: float, scale: float
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
 
-def _error_and_gradient(error: str, gradient: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+def _error_and_gradient(error: str, gradient: Tensor, target: Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor]:
     """L_R, and the gradient of ``weight * L_R`` in the input gradient."""
     gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32)).requires_grad_()
     with torch.enable_grad():

@@ -16,9 +16,9 @@ def steps_per_epoch(n_images: int, batch_size: int) -> int:
 def learning_rate(config: TrialConfig, step: int, steps_per_epoch: int) -> float:
     """Rate of one optimizer step, counted from 0 over the whole training.
 
-    Linear warm-up over ``warmup_epochs`` reaches ``lr`` with its last step. Then ``constant``; ``cosine``, falling to
-    0 at the end of the training (Loshchilov & Hutter 2017, one period); or ``step``, times ``gamma`` at each of
-    ``milestones`` (fractions of the whole training).
+    Linear warm-up over ``warmup_epochs`` reaches ``lr`` with its last step. Then ``constant``; ``cosine`` or
+    ``linear``, falling to 0 at the end of the training (Loshchilov & Hutter 2017, one period; with the warm-up a
+    triangle); or ``step``, times ``gamma`` at each of ``milestones`` (fractions of the whole training).
     """
     total = config.epochs * steps_per_epoch
     warmup = config.warmup_epochs * steps_per_epoch
@@ -31,12 +31,19 @@ def learning_rate(config: TrialConfig, step: int, steps_per_epoch: int) -> float
         return rate * min(1.0, (step + 1) / warmup)
     if config.schedule == "cosine":
         rate *= 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+    elif config.schedule == "linear":
+        rate *= 1 - (step - warmup) / max(total - warmup, 1)
     return rate
 
 
-def regularizer_weight(config: TrialConfig, step: int) -> float:
+def regularizer_weight(config: TrialConfig, step: int, steps_per_epoch: int) -> float:
     """What L_R is weighted with in one step, counted from 0 over the whole training.
 
     Lazy regularization (Karras et al. 2020, appendix B): every ``reg_interval``-th step carries the weight of all.
+    Linear warm-up over ``reg_warmup_epochs`` reaches ``reg_weight`` with its last step.
     """
-    return config.reg_weight * config.reg_interval if step % config.reg_interval == 0 else 0.0
+    if step % config.reg_interval != 0:
+        return 0.0
+    weight = config.reg_weight * config.reg_interval
+    warmup = config.reg_warmup_epochs * steps_per_epoch
+    return weight * (step + 1) / warmup if step + 1 < warmup else weight
