@@ -88,13 +88,23 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How faithfulness is measured: methods, protocol, and how many validation images (None: all)."""
+    """How faithfulness is measured.
+
+    ``images``: the first so many validation images (None: all that calibration leaves). ``masking_images``: on how many of
+    them the scores that mask images are measured, the paper's five metrics among them (None: on all); they take most of
+    the time. ``shifts``: how many moved copies a map's masking excess is measured over. ``calibration_images``: the last so
+    many validation images are reserved for fitting the temperature (half of them, where there are fewer than twice as
+    many).
+    """
 
     methods: tuple[str, ...] = ("grad_cam", "grad_cam_plus_plus")
     protocol: str = "paper"
     images: int | None = 500
     batch_size: int = 100
     random_seed: int = 0
+    masking_images: int | None = None
+    shifts: int = 1
+    calibration_images: int = 500
 
     def __post_init__(self) -> None:
         if not isinstance(self.methods, (list, tuple)):
@@ -107,8 +117,11 @@ class EvaluationConfig:
         if len(set(self.methods)) != len(self.methods):
             raise InputError(f"evaluation.methods: {', '.join(self.methods)} names a method twice")
         _one_of("evaluation.protocol", self.protocol, PROTOCOLS)
-        if self.images is not None:
-            _integer("evaluation.images", self.images, 1, 10**9)
+        for name in ("images", "masking_images"):
+            if getattr(self, name) is not None:
+                _integer(f"evaluation.{name}", getattr(self, name), 2, 10**9)
+        _integer("evaluation.shifts", self.shifts, 1, 15)
+        _integer("evaluation.calibration_images", self.calibration_images, 1, 10**9)
         _integer("evaluation.batch_size", self.batch_size, 1, 10**6)
         _integer("evaluation.random_seed", self.random_seed, 0, 2**31 - 1)
 

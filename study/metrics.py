@@ -29,27 +29,63 @@ class Metric:
 
 
 ACCURACY_ERROR = "val/accuracy_standard_error"  # binomial, over images, pp
-FAITHFULNESS_ERROR = "val/faithfulness_standard_error"  # of the mean over images, pp
+FAITHFULNESS_ERROR = "val/faithfulness_standard_error"  # of the mean over images
 
 ACCURACY = Metric(
     "accuracy", "val/accuracy", "%", "maximize", 0.0, "top-1 accuracy on validation images", ACCURACY_ERROR
 )
+
+
+def _over_images(name: str, unit: str, describes: str, *, error: bool = True) -> Metric:
+    ledger_name = f"val/{name}"
+    return Metric(name, ledger_name, unit, "maximize", 0.0, describes, f"{ledger_name}_standard_error" if error else "")
+
+
+# Ways to say in one number how faithful a network's maps are; docs/decisions/0005 compares them.
+DELETION_AGREEMENT = _over_images(
+    "deletion_agreement",
+    "% over other images' maps",
+    "rank correlation of a map's cells with the drop of the class's logit when a cell is deleted, minus the same for maps "
+    "of other images, mean over distinct methods",
+)
+SUBSET_AGREEMENT = _over_images(
+    "subset_agreement",
+    "% over other images' maps",
+    "correlation of the sum of a map's cells that are left with the class's logit over random halves of the cells, minus "
+    "the same for maps of other images, mean over distinct methods",
+)
+MASKING_EXCESS = _over_images(
+    "masking_excess",
+    "pp over shifted and other maps",
+    "(100-AD+AI+AG+Ins+100-Del)/5 of the map over the same map shifted, minus the same for another image's map, at the "
+    "calibrated temperature, mean over distinct methods",
+)
+MASKING_SHARE = _over_images(
+    "masking_share", "%", "masking excess as a share of that of a linear fit to deleted cells", error=False
+)
+CANDIDATES: tuple[Metric, ...] = (DELETION_AGREEMENT, SUBSET_AGREEMENT, MASKING_EXCESS, MASKING_SHARE)
+
+#: The candidate that ``faithfulness`` is.
+FAITHFULNESS_IS = DELETION_AGREEMENT
 FAITHFULNESS = Metric(
     "faithfulness",
     "val/faithfulness",
-    "pp over random maps",
+    FAITHFULNESS_IS.unit,
     "maximize",
     0.0,
-    "mean of (100-AD+AI+AG+Ins+100-Del)/5 over distinct maps, minus its value for random maps",
+    FAITHFULNESS_IS.describes,
     FAITHFULNESS_ERROR,
 )
 ALIGNMENT = Metric("alignment", "val/alignment", "cosine", "maximize", 0.0, "mean cos(input gradient, guided gradient)")
 LOSS = Metric("loss", "val/loss", "nats", "minimize", 10.0, "mean cross-entropy on validation images")
 PARAMETERS = Metric("parameters", "network/parameters", "count", "minimize", 1e8, "trainable parameters")
+UNDEFINED_SHARE = Metric(
+    "undefined_share", "val/undefined_share", "%", "minimize", 100.0, "share of maps that point nowhere"
+)
 SCORE = Metric("score", "val/score", "weighted sum", "maximize", 0.0, "weighted sum of the objectives")
 
 #: What a specification may name as an objective.
-OBJECTIVES: dict[str, Metric] = {m.name: m for m in (ACCURACY, FAITHFULNESS, ALIGNMENT, LOSS, PARAMETERS)}
+OBJECTIVES: dict[str, Metric] = {m.name: m for m in (ACCURACY, FAITHFULNESS, *CANDIDATES, ALIGNMENT, LOSS, PARAMETERS)}
 
 # Per-epoch training metrics (ledger names).
 TRAIN_LOSS = "train/loss"  # L = L_C + lambda L_R, mean over the epoch's images, nats
@@ -87,10 +123,25 @@ PARTS: dict[str, Direction] = {
 }
 
 #: Names of the faithfulness protocols (study/faithfulness/protocols.py holds what they mean).
-PROTOCOLS: tuple[str, ...] = ("paper", "rise", "dense")
+PROTOCOLS: tuple[str, ...] = ("paper", "rise", "dense", "blur")
 
-RANDOM_MAPS = "random"  # stands in a method's place for the seeded random-map baseline
-CENTRE_MAPS = "centre"  # the same for a Gaussian in the middle, whatever the image
+TEMPERATURE = "val/temperature"  # at which the network's probabilities are calibrated; 1 is the network as it is
+OTHER_EXCESS = "val/other_excess"  # pp: masking excess that other images' maps get
+
+#: Where two methods give one map up to a positive factor on a network that averages and applies a linear head: counted
+#: once, never as two results.
+SAME_MAP: dict[str, str] = {"xgrad_cam": "grad_cam"}
+
+#: Per method and image, beside the five parts: agreements in percent, excesses in percentage points.
+METHOD_SCORES: tuple[str, ...] = (
+    "deletion_agreement", "other_deletion_agreement", "subset_agreement", "other_subset_agreement",
+    "masking_excess", "own_excess", "other_excess",
+)  # fmt: skip
+
+# What stands in the place of a method's maps.
+REFERENCE_MAPS = "reference"  # a linear fit to the logits of images with cells deleted
+RANDOM_MAPS = "random"  # seeded noise
+CENTRE_MAPS = "centre"  # a Gaussian in the middle, whatever the image
 
 #: Where the object's true mask is known, in percent, higher is better.
 LOCALIZATION: tuple[str, ...] = ("pointing_game", "energy_in_mask")

@@ -19,6 +19,8 @@ from study.data import Dataset, Split, open_dataset
 from study.data.augment import normalize
 from study.errors import InputError
 from study.faithfulness import FaithfulnessReport, evaluate_faithfulness
+from study.faithfulness.calibration import calibrate
+from study.faithfulness.report import write_per_image
 from study.networks import build
 from study.networks.initialization import fit, initialize
 from study.storage import Storage
@@ -143,7 +145,7 @@ class Trial:
         start = time.perf_counter()
         report |= self._classify(self.dataset.validation)
         if epoch + 1 in self.config.rungs or epoch + 1 == self.config.epochs:
-            self.report = self._faithfulness(self.dataset.validation)
+            self.report = self._faithfulness()
             report |= self.report.metrics()
         report[metrics.EVALUATION_SECONDS] = time.perf_counter() - start
         if not math.isfinite(report[metrics.LOSS.ledger_name]):
@@ -155,14 +157,10 @@ class Trial:
 
     def export(self, folder: Path) -> list[Path]:
         """Write the finished network, its card and the per-image scores to ``folder``; the files written."""
-        import pyarrow as pa
-        from pyarrow import parquet
-
         if self.report is None:  # finished in an earlier process: scoring is deterministic, so score again
-            self.report = self._faithfulness(self.dataset.validation)
+            self.report = self._faithfulness()
         save_model(folder, self.network, self.card())
-        table = pa.table({name: pa.array(values) for name, values in self.report.per_image.items()})
-        parquet.write_table(table, folder / metrics.PER_IMAGE_FILE)
+        write_per_image(folder / metrics.PER_IMAGE_FILE, self.report.per_image)
         return [folder / name for name in (metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE, metrics.PER_IMAGE_FILE)]
 
     def inputs(self) -> list[dict[str, Any]]:
@@ -195,6 +193,7 @@ class Trial:
             "data_fingerprint": self.dataset.fingerprint,
             "scores": self.history[-1] if self.history else {},
             "protocol": self.report.protocol if self.report else None,
+            "temperature": self.report.temperature if self.report else None,
             "check": {"images": list(range(rows)), "logits": self._cpu_logits(x).tolist()},
         }
 
@@ -228,15 +227,28 @@ class Trial:
             metrics.LOSS.ledger_name: loss.item() / n,
         }
 
-    def _faithfulness(self, split: Split) -> FaithfulnessReport:
-        n = self.config.evaluation.images or len(split.labels)
+    def _faithfulness(self) -> FaithfulnessReport:
+        """At the temperature that is fitted to images which are not scored."""
+        evaluation = self.config.evaluation
+        reserved = self.dataset.calibration(evaluation.calibration_images)
+        scored = self.dataset.scored(evaluation.images, evaluation.calibration_images)
+        mean, std = self.dataset.mean, self.dataset.std
+        temperature = calibrate(
+            self.network,
+            torch.as_tensor(reserved.images),
+            torch.as_tensor(reserved.labels),
+            mean=mean,
+            std=std,
+            device=self.device,
+        )
         return evaluate_faithfulness(
             self.network,
-            torch.as_tensor(split.images[:n]),
-            torch.as_tensor(split.labels[:n]),
-            mean=self.dataset.mean,
-            std=self.dataset.std,
-            config=self.config.evaluation,
+            torch.as_tensor(scored.images),
+            torch.as_tensor(scored.labels),
+            mean=mean,
+            std=std,
+            config=evaluation,
+            temperature=temperature,
             device=self.device,
         )
 

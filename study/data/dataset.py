@@ -103,6 +103,7 @@ class Dataset:
         train, validation = split_rows(labels, config)
         self.train = self._split(arrays, labels, train)
         self.validation = self._split(arrays, labels, validation)
+        self._all_validation = split_rows(labels, dataclasses.replace(config, validation_images=None))[1]
 
     @property
     def test_fingerprint(self) -> str:
@@ -114,6 +115,25 @@ class Dataset:
         arrays = self._arrays("test", self.test_fingerprint)
         labels = self._labels(arrays)
         return self._split(arrays, labels, np.arange(len(labels)))
+
+    def calibration(self, images: int) -> Split:
+        """The last ``images`` of all validation rows, or half of these where there are fewer than twice as many.
+
+        Whatever ``validation_images`` leaves out is among them first, so that few of the images at hand are reserved.
+        """
+        arrays = self._arrays("train", self.fingerprint)
+        return self._split(arrays, self._labels(arrays), self._all_validation[self._scored(images) :])
+
+    def scored(self, images: int | None, calibration: int) -> Split:
+        """The first ``images`` (None: all) of the validation split, without those that calibration reserves."""
+        n = min(images or len(self.validation.labels), self._scored(calibration))
+        whole = self.validation
+        masks = None if whole.masks is None else whole.masks[:n]
+        return Split(whole.images[:n], whole.labels[:n], masks, whole.indices[:n])
+
+    def _scored(self, calibration: int) -> int:
+        """How many of all validation rows may be scored."""
+        return max(len(self._all_validation) - calibration, len(self._all_validation) // 2)
 
     def _arrays(self, split: str, fingerprint: str) -> Arrays:
         def make() -> Arrays:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from study import metrics as names
 from study.faithfulness import metrics
-from study.faithfulness.masking import gaussian_blur, ranks, step_counts, undefined_maps, upsampled_masks
+from study.faithfulness.masking import ranks, step_counts, upsampled_masks
 from study.faithfulness.protocols import Protocol
 from study.saliency import same_maps
 
@@ -27,28 +27,39 @@ Forward = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """``x`` (N, C, H, W) is ``pixels`` in [0, 1] minus ``shift``, over ``scale``.
+    """Images and what the network says of them before any map is looked at.
 
-    ``target`` (N,): the classes of interest. ``logits`` are those of ``x``, ``zero_logits`` (1, classes) those of an
-    all-zero x.
+    ``x`` (N, C, H, W) is ``pixels`` in [0, 1] minus ``shift``, over ``scale``; ``blurred`` is what insertion starts from
+    and ``hidden`` where deletion ends, both normalised. ``target`` (N,): the classes of interest. ``logits``,
+    ``blurred_logits`` and ``hidden_logits`` (N, classes) are those of the three. ``over_blur``: a mask fades into the
+    blurred image, not into black.
     """
 
     x: Tensor
     pixels: Tensor
+    blurred: Tensor
+    hidden: Tensor
     target: Tensor
     logits: Tensor
-    zero_logits: Tensor
+    blurred_logits: Tensor
+    hidden_logits: Tensor
     shift: Tensor
     scale: Tensor
+    over_blur: bool
+
+    def masked(self, mask_N1HW: Tensor) -> Tensor:
+        """The image where the mask is 1; black, or the blurred image, where it is 0."""
+        if self.over_blur:
+            return self.blurred + (self.x - self.blurred) * mask_N1HW
+        return (self.pixels * mask_N1HW - self.shift) / self.scale
 
 
 def score_batch(forward: Forward, batch: Batch, maps: Mapping[str, Tensor], protocol: Protocol) -> dict[str, Tensor]:
-    """Columns (N,) ``MAP/PART`` in percent and ``MAP/undefined``; a map that two methods share is masked once."""
+    """Columns (N,) ``MAP/PART`` in percent; a map that two methods share is masked once."""
     x, target = batch.x, batch.target
     p, q = metrics.probabilities(batch.logits, target)
-    blurred = gaussian_blur(x, protocol.blur_kernel, protocol.blur_sigma)
-    p_blurred = metrics.probabilities(forward(blurred), target)[0]
-    p_zero = metrics.probabilities(batch.zero_logits.expand(len(x), -1), target)[0]
+    p_blurred = metrics.probabilities(batch.blurred_logits, target)[0]
+    p_hidden = metrics.probabilities(batch.hidden_logits, target)[0]
     height, width = x.shape[2:]
     counts = step_counts(height * width, protocol.step_pixels(width))
     finite = torch.where(batch.logits.isfinite().all(1), 0.0, math.nan)
@@ -58,12 +69,12 @@ def score_batch(forward: Forward, batch: Batch, maps: Mapping[str, Tensor], prot
         if method in shared:
             continue
         mask = upsampled_masks(raw, (height, width))
-        out = _logits(forward, _variants(batch, mask, blurred, counts), len(x))
+        out = _logits(forward, _variants(batch, mask, counts), len(x))
         n_variants = 1 + 2 * len(counts)
         probability, rest = metrics.probabilities(out, target.repeat(n_variants))
         o_VN, q_o = probability.view(n_variants, -1), rest[: len(x)]
         insertion = torch.stack([p_blurred, *o_VN[1 : 1 + len(counts)], p], 1)
-        deletion = torch.stack([p, *o_VN[1 + len(counts) :], p_zero], 1)
+        deletion = torch.stack([p, *o_VN[1 + len(counts) :], p_hidden], 1)
         parts = {
             "average_drop": metrics.average_drop(p, o_VN[0]),
             "average_increase": metrics.average_increase(p, q, o_VN[0], q_o),
@@ -72,20 +83,19 @@ def score_batch(forward: Forward, batch: Batch, maps: Mapping[str, Tensor], prot
             "deletion": metrics.area(deletion),
         }
         columns |= {f"{method}/{part}": values + finite for part, values in parts.items()}
-        columns[f"{method}/undefined"] = undefined_maps(raw)
     for method, same in shared.items():
-        columns |= {f"{method}/{part}": columns[f"{same}/{part}"] for part in (*names.PARTS, "undefined")}
+        columns |= {f"{method}/{part}": columns[f"{same}/{part}"] for part in names.PARTS}
     return columns
 
 
-def _variants(batch: Batch, mask: Tensor, blurred: Tensor, counts: list[int]) -> Iterator[Tensor]:
-    """The masked images; insertion between blurred and whole; deletion between whole and zero."""
+def _variants(batch: Batch, mask: Tensor, counts: list[int]) -> Iterator[Tensor]:
+    """The masked images; insertion between blurred and whole; deletion between whole and hidden."""
     x, rank = batch.x, ranks(mask)
-    yield (batch.pixels * mask - batch.shift) / batch.scale
+    yield batch.masked(mask)
     for count in counts:
-        yield torch.where(rank < count, x, blurred)
+        yield torch.where(rank < count, x, batch.blurred)
     for count in counts:
-        yield torch.where(rank < count, torch.zeros_like(x), x)
+        yield torch.where(rank < count, batch.hidden, x)
 
 
 def _logits(forward: Forward, variants: Iterable[Tensor], n: int) -> Tensor:

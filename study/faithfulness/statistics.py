@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from study import metrics
 from study.errors import InputError
-from study.metrics import PARTS, RANDOM_MAPS
+from study.metrics import METHODS, PARTS, SAME_MAP
 
 Floats = NDArray[np.float64]
 
 RESAMPLES = 10_000
 LEVEL = 0.95  # of every interval
+_OF_METHODS = ("deletion_agreement", "subset_agreement", "masking_excess", "other_excess")  # columns that methods have
 _CHUNK = 2_000_000  # resampled image counts in memory at once
 
 
@@ -35,51 +36,52 @@ class Difference:
 
 
 def image_scores(per_image: Mapping[str, Floats]) -> dict[str, Floats]:
-    """Per image: label, accuracy (0 or 100), every part averaged over distinct methods (%), faithfulness (pp).
+    """Per image: label, accuracy (0 or 100), undefined (%), the five parts (%), the candidates and faithfulness.
 
-    Faithfulness is (100 - AD + AI + AG + Ins + 100 - Del) / 5 averaged over distinct methods, minus the same of
-    random maps; it is linear in the parts, so its mean over images is the network's score. Methods whose columns
-    are all equal share one map and count once. Raises :class:`InputError` where a column is missing.
+    All but the first two are means over distinct methods, so the mean over images is the network's score. What masking
+    made is as long as the images that were masked. Raises :class:`InputError` where a column is missing.
     """
-    methods = list(dict.fromkeys(name.split("/")[0] for name in per_image if "/" in name))
-    if RANDOM_MAPS not in methods or len(methods) < 2 or not {"label", "correct"} <= set(per_image):
-        raise InputError(f"{metrics.PER_IMAGE_FILE} lacks the columns label, correct, METHOD/PART or random/PART")
+    given = list(dict.fromkeys(name.split("/")[0] for name in per_image if name.split("/")[0] in METHODS))
+    distinct = [method for method in given if SAME_MAP.get(method) not in given]
+
+    def mean(column: str) -> Floats:
+        return np.asarray(np.mean([np.asarray(per_image[f"{m}/{column}"], float) for m in distinct], axis=0), float)
+
     try:
-        parts = {m: np.stack([np.asarray(per_image[f"{m}/{p}"], float) for p in PARTS]) for m in methods}
+        scores = {
+            "label": np.asarray(per_image["label"], float),
+            "accuracy": 100 * np.asarray(per_image["correct"], float),
+            "undefined": 100 * mean("undefined"),
+        }
+        scores |= {name: mean(name) for name in (*PARTS, *_OF_METHODS)}
     except KeyError as error:
-        raise InputError(f"{metrics.PER_IMAGE_FILE} lacks the column {error}") from None
-    baseline = parts.pop(RANDOM_MAPS)
-    distinct: list[Floats] = []
-    for values in parts.values():
-        if not any(np.allclose(values, other, rtol=0, atol=1e-6, equal_nan=True) for other in distinct):
-            distinct.append(values)
-    mean = np.mean(distinct, axis=0)
-    scores = {
-        "label": np.asarray(per_image["label"], float),
-        "accuracy": 100 * np.asarray(per_image["correct"], float),
-    }
-    scores |= dict(zip(PARTS, mean, strict=True))
-    scores["faithfulness"] = _objective(mean) - _objective(baseline)
-    return scores
+        raise InputError(f"{metrics.PER_IMAGE_FILE} lacks the column {error}; score the network again") from None
+    return {**scores, "faithfulness": scores[metrics.FAITHFULNESS_IS.name]}
 
 
-def _objective(parts: Floats) -> Floats:
-    """(images,) from (5, images)."""
-    signed = [values if PARTS[name] == "maximize" else 100 - values for name, values in zip(PARTS, parts, strict=True)]
-    return np.asarray(np.mean(signed, axis=0), float)
+def masking_share(per_image: Mapping[str, Floats]) -> float:
+    """The maps' masking excess in percent of the reference map's; NaN where that is not above its standard error twice."""
+    own = image_scores(per_image)[metrics.MASKING_EXCESS.name]
+    reference = np.asarray(per_image[f"{metrics.REFERENCE_MAPS}/{metrics.MASKING_EXCESS.name}"], float)
+    limit = float(reference.mean())
+    return 100 * float(own.mean()) / limit if limit > 2 * standard_error(reference) else math.nan
 
 
 def compare(regularized: Mapping[str, Floats], plain: Mapping[str, Floats]) -> dict[str, Difference]:
     """Paired differences of :func:`image_scores`. Raises :class:`InputError` for different images."""
     if not np.array_equal(regularized["label"], plain["label"]):
         raise InputError("the two were scored on different images")
-    names = [name for name in regularized if name != "label"]
-    deltas = np.stack([regularized[name] - plain[name] for name in names], axis=1)
-    if not np.isfinite(deltas).all():
-        raise InputError("a score of an image is not finite")
-    means = bootstrap_means(deltas)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return {n: Difference(float(deltas[:, i].mean()), float(low[i]), float(high[i])) for i, n in enumerate(names)}
+    found = {}
+    for name in regularized:
+        if name == "label":
+            continue
+        if regularized[name].shape != plain[name].shape:
+            raise InputError("the two were scored on different images")
+        delta = regularized[name] - plain[name]
+        if not np.isfinite(delta).all():
+            raise InputError("a score of an image is not finite")
+        found[name] = mean_with_interval(delta)
+    return found
 
 
 def mean_with_interval(values: Floats) -> Difference:

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from study.errors import InputError
 
-#: On a GAP + linear head these give one and the same map up to a positive factor: counted once, never as two results.
-SAME_MAP: dict[str, str] = {"xgrad_cam": "grad_cam"}
+#: Maps that change by more than a factor when the logits are scaled.
+SCALE_DEPENDENT = ("grad_cam_plus_plus", "score_cam")
 GRADIENT_CAMS = ("grad_cam", "grad_cam_plus_plus", "xgrad_cam", "layer_cam")
 
 _TINY = 1e-12

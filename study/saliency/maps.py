@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from study.errors import InputError
-from study.metrics import METHODS
+from study.metrics import METHODS, SAME_MAP
 from study.networks.folding import folded
-from study.saliency.activation import GRADIENT_CAMS, SAME_MAP, closed_form_weights, combine, gradient_map
+from study.saliency.activation import GRADIENT_CAMS, closed_form_weights, combine, gradient_map
 from study.saliency.perturbation import ablation_weights, score_weights
 from study.saliency.pixel import PIXEL_METHODS, PixelOptions, attributions, pixel_map
 

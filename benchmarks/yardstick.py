@@ -1,0 +1,272 @@
+"""Which number is faithfulness? Candidates on trained, untrained, collapsed and falsified networks.
+
+``python -m benchmarks.yardstick --data FOLDER`` scores what ``benchmarks.yardstick_networks`` trained, a JSON file each, and
+goes on where it was interrupted; ``--table`` prints what they say. docs/decisions/0005 has the criteria, written down first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.yardstick_networks import Entry, entries, saved
+from study import metrics
+from study.config import DataConfig, EvaluationConfig
+from study.data import Dataset, open_dataset
+from study.faithfulness import grid
+from study.faithfulness.calibration import calibrate
+from study.faithfulness.localization import centre_map
+from study.faithfulness.randomization import cascade
+from study.faithfulness.score import FirstPass, Scorer, on_grid
+from study.saliency import saliency_maps
+from study.training.checkpoint import load_model
+
+METHODS = ("grad_cam", "grad_cam_plus_plus")
+CLASS_ACTIVATION = (*METHODS, "xgrad_cam", "layer_cam", "ablation_cam", "score_cam")
+COLUMNS = ("deletion_agreement", "subset_agreement", "masking_excess")
+MIXES = (25, 50, 75)  # percent of a map that is replaced by one of its shifts
+DATA = Path(__file__).parent / "data" / "yardstick"
+_GATED = ("airbench16-3-0", "tiny-4-0", "airbench16-3-lambda0.3-0")
+
+
+class Subject:
+    """A trained network and the images of its data set."""
+
+    def __init__(self, folder: Path, dataset: Dataset) -> None:
+        self.network, self.card = load_model(folder)
+        self.dataset = dataset
+        self.temperature = self.calibrated(self.network)
+
+    def calibrated(self, network: nn.Module) -> float:
+        reserved = self.dataset.calibration(500)
+        return calibrate(
+            network, torch.as_tensor(reserved.images), torch.as_tensor(reserved.labels),
+            mean=self.dataset.mean, std=self.dataset.std,
+        )  # fmt: skip
+
+    def about(self) -> dict[str, Any]:
+        """Accuracy on all validation images (%; NaN untrained), temperature and what was trained how."""
+        config = self.card["config"]
+        accuracy = self.card["scores"].get(metrics.ACCURACY.ledger_name, math.nan)
+        kept = ("network", "epochs", "lr", "reg_weight", "seed")
+        return {"accuracy": accuracy, "temperature": self.temperature, **{k: config[k] for k in kept}}
+
+    def images(self, n: int, skip: int = 0) -> tuple[Tensor, Tensor]:
+        split = self.dataset.scored(skip + n, 500)
+        return torch.as_tensor(split.images[skip:]), torch.as_tensor(split.labels[skip:])
+
+    def scorer(self, images: tuple[Tensor, Tensor], masked: int, **other: Any) -> Scorer:
+        protocol = other.pop("protocol", "paper")
+        methods = other.pop("methods", METHODS)
+        config = EvaluationConfig(methods=methods, protocol=protocol, images=None, masking_images=masked)
+        values = {"network": self.network, "temperature": self.temperature, **other}
+        return Scorer(
+            values["network"], *images, mean=self.dataset.mean, std=self.dataset.std, config=config,
+            temperature=values["temperature"],
+        )  # fmt: skip
+
+    def normalized(self, images: Tensor) -> Tensor:
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.dataset.mean, self.dataset.std))
+        return (images.float() / 255 - mean) / std
+
+
+def degraded(first: FirstPass) -> dict[str, Tensor]:
+    """Every method's maps mixed with one of their shifts, another one than the control's."""
+    found = {}
+    for method in METHODS:
+        maps = first.maps[method]
+        moved = grid.shifted(maps, grid.shift_offsets(len(maps), seed=1)[:, 0])
+        for percent in MIXES:
+            found[f"mix{percent}/{method}"] = (1 - percent / 100) * maps + percent / 100 * moved
+    return found
+
+
+def maps_of(
+    network: nn.Module, x_NCHW: Tensor, labels: Tensor, methods: tuple[str, ...] = METHODS
+) -> dict[str, Tensor]:
+    """Maps of images on the common grid, in batches."""
+    parts = [
+        saliency_maps(network, x, y, methods).maps for x, y in zip(x_NCHW.split(100), labels.split(100), strict=True)
+    ]
+    return {m: on_grid(torch.cat([p[m] for p in parts])) for m in methods}
+
+
+def summary(columns: Mapping[str, Tensor], sources: Iterable[str]) -> dict[str, Any]:
+    """Per source and candidate: mean, standard error, and the means of even and odd images."""
+    found: dict[str, Any] = {}
+    for source in sources:
+        for column in COLUMNS:
+            if f"{source}/{column}" in columns:
+                v = columns[f"{source}/{column}"].double().numpy()
+                found[f"{source}/{column}"] = {
+                    "mean": float(v.mean()), "error": float(v.std(ddof=1) / math.sqrt(len(v))), "images": len(v),
+                    "halves": [float(v[::2].mean()), float(v[1::2].mean())],
+                }  # fmt: skip
+        if f"{source}/undefined" in columns:
+            found[f"{source}/undefined"] = float(columns[f"{source}/undefined"].double().mean())
+    return found
+
+
+def trained(subject: Subject) -> dict[str, Any]:
+    """All candidates under two protocols, and under degraded maps."""
+    images = subject.images(1000)
+    scorer = subject.scorer(images, masked=500)
+    first = scorer.first_pass(stand_ins={})
+    own = {**first.maps, "reference": first.reference}
+    x, labels = subject.normalized(images[0]), images[1]
+    *_, (_, drawn_anew) = cascade(subject.network, stages=1)
+    worse = degraded(first) | {f"layers/{m}": v for m, v in maps_of(drawn_anew, x, labels).items()}
+    columns = (
+        scorer.agreements(first, own | worse) | scorer.masking(first, own) | scorer.masking(first, worse, images=200)
+    )
+    few = (images[0][:600], labels[:600])
+    blur = subject.scorer(few, masked=300, protocol="blur")
+    blurred = blur.first_pass(stand_ins={})
+    other = blur.agreements(blurred, blurred.maps) | blur.masking(blurred, blurred.maps)
+    found = summary(columns, own | worse)
+    found |= {f"blur/{k}": v for k, v in summary(other, blurred.maps).items()}
+    found["parts"] = {f"{m}/{p}": float(first.columns[f"{m}/{p}"].mean()) for m in METHODS for p in metrics.PARTS}
+    return subject.about() | found | {"others": others_worth(scorer, first)}
+
+
+def others_worth(scorer: Scorer, first: FirstPass) -> dict[str, float]:
+    """Standard error of deletion agreement by the number of other images' maps it is measured over."""
+    from study.faithfulness.deletion import rank_agreement
+
+    flat = first.maps["grad_cam"].flatten(1)
+    own = rank_agreement(flat, first.drops)
+    found, other = {}, []
+    for k in range(1, 17):
+        other.append(rank_agreement(flat[grid.partners(len(flat), k)], first.drops))
+        if k in (1, 2, 4, 8, 16):
+            v = own - torch.stack(other).mean(0)
+            found[str(k)] = float(v.std() / math.sqrt(len(v)))
+    return found
+
+
+def scored(subject: Subject, *, skip: int = 0, n: int = 500) -> dict[str, Any]:
+    """All candidates at the calibrated temperature, and the masking excess of the network as it is."""
+    images = subject.images(n, skip)
+    scorer = subject.scorer(images, masked=n)
+    first = scorer.first_pass(stand_ins={})
+    own = {**first.maps, "reference": first.reference}
+    found = summary(scorer.agreements(first, own) | scorer.masking(first, own), own)
+    if skip or n > 500:  # untrained and collapsed networks
+        plain = subject.scorer(images, masked=n, temperature=1.0)
+        as_it_is = plain.first_pass(stand_ins={})
+        found |= {f"T1/{k}": v for k, v in summary(plain.masking(as_it_is, as_it_is.maps), as_it_is.maps).items()}
+    return subject.about() | found
+
+
+def gates(subject: Subject, other: Subject) -> dict[str, Any]:
+    """Is anything gained by confidence, by the middle, by another image's map, by chance?"""
+    found: dict[str, Any] = {"confidence": {}}
+    few = subject.images(200)
+    for factor in (1.0, 0.25, 0.5, 2.0, 4.0):
+        network = copy.deepcopy(subject.network)
+        with torch.no_grad():
+            for parameter in network.head.parameters():  # type: ignore[union-attr, operator]
+                parameter.mul_(factor)
+        methods = CLASS_ACTIVATION
+        scorer = subject.scorer(
+            few, masked=60, network=network, temperature=subject.calibrated(network), methods=methods
+        )
+        first = scorer.first_pass(stand_ins={})
+        own = {**first.maps, "reference": first.reference}
+        found["confidence"][str(factor)] = summary(scorer.agreements(first, own) | scorer.masking(first, own), own)
+    images = subject.images(1700)
+    scorer = subject.scorer(images, masked=1700)
+    first = scorer.first_pass(stand_ins={})
+    x, n = subject.normalized(images[0]), len(images[1])
+    generator = torch.Generator().manual_seed(0)
+    sources = {
+        **first.maps,
+        "centre": on_grid(centre_map((8, 8)).expand(n, -1, -1)),
+        "another image": first.maps["grad_cam"][grid.partners(n, 50)],
+        "random": torch.rand((n, grid.CELLS, grid.CELLS), generator=generator),
+    }
+    found["stand-ins"] = summary(scorer.agreements(first, sources) | scorer.masking(first, sources), sources)
+    knowing = {
+        "edges": on_grid(edge_energy(images[0])),
+        "another network": maps_of(other.network, x, images[1])["grad_cam"],
+    }
+    columns = scorer.agreements(first, knowing) | scorer.masking(first, knowing, images=500)
+    return subject.about() | found | {"knowing": summary(columns, knowing)}
+
+
+def edge_energy(images: Tensor) -> Tensor:
+    """(N, H, W): squared differences between neighbouring pixels; knows the image and nothing of the network."""
+    grey = images.float().mean(1)
+    across = torch.nn.functional.pad(grey.diff(dim=2).square(), (0, 1))
+    return across + torch.nn.functional.pad(grey.diff(dim=1).square(), (0, 0, 0, 1))
+
+
+def work(source: str) -> list[tuple[str, str, Callable[[], dict[str, Any]]]]:
+    """(file, entry's group, what to compute), for every network that is there."""
+    dataset = open_dataset(DataConfig(source=source))
+    jobs: list[tuple[str, str, Callable[[], dict[str, Any]]]] = []
+
+    def there(entry: Entry, epoch: int) -> bool:
+        return (saved(entry, epoch) / metrics.MODEL_CONFIG_FILE).exists()
+
+    found = entries(source)
+    for entry in found:
+        for epoch in entry.saved:
+            if not there(entry, epoch):
+                continue
+            folder, name = saved(entry, epoch), f"{entry.folder}-epoch{epoch}"
+            if entry.group == "trained" or (entry.group == "long" and epoch == 12):
+                jobs.append((name, "trained", lambda f=folder: trained(Subject(f, dataset))))  # type: ignore[misc]
+            if entry.group == "long":
+                jobs.append((f"{name}-curve", "curve", lambda f=folder: scored(Subject(f, dataset))))  # type: ignore[misc]
+            if entry.group == "collapsed":
+                skip, group = 600 * entry.config.seed, "untrained" if epoch == 0 else "collapsed"
+                jobs.append((name, group, lambda f=folder, s=skip: scored(Subject(f, dataset), skip=s, n=600)))  # type: ignore[misc]
+            if entry.group == "shuffled":
+                jobs.append((name, "shuffled", lambda f=folder: scored(Subject(f, dataset))))  # type: ignore[misc]
+    at_hand = {e.folder: saved(e, e.saved[-1]) for e in found if there(e, e.saved[-1])}
+    for i, name in enumerate(_GATED):
+        other = _GATED[(i + 1) % len(_GATED)]
+        if name in at_hand and other in at_hand:
+            jobs.append(
+                (
+                    f"gates-{name}",
+                    "gates",
+                    lambda a=name, b=other: gates(Subject(at_hand[a], dataset), Subject(at_hand[b], dataset)),
+                )  # type: ignore[misc]
+            )
+    return jobs
+
+
+def main() -> None:
+    parse = argparse.ArgumentParser(prog="python -m benchmarks.yardstick", description=__doc__)
+    parse.add_argument("--data", help="folder of CIFAR-100's Parquet files; scores what is missing")
+    parse.add_argument("--table", action="store_true", help="print what has been found")
+    parse.add_argument("--of", type=int, default=1, help="processes that share the work")
+    parse.add_argument("--part", type=int, default=0, help="which of them this is")
+    args = parse.parse_args()
+    torch.set_num_threads(1)
+    if args.data:
+        DATA.mkdir(parents=True, exist_ok=True)
+        for i, (name, group, compute) in enumerate(work(args.data)):
+            file = DATA / f"{name}.json"
+            if i % args.of == args.part and not file.exists():
+                row = {"name": name, "group": group, **compute()}
+                file.write_text(json.dumps(row, indent=1) + "\n")
+                print(name, flush=True)
+    if args.table:
+        from benchmarks.yardstick_table import table
+
+        print(table([json.loads(file.read_text()) for file in sorted(DATA.glob("*.json"))]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The networks that faithfulness is chosen and tested on: ``python -m benchmarks.yardstick_networks --data FOLDER``.
+
+Trains what is missing, a process for every part of ``--of``: real CIFAR-100, the product's own trial. Interrupted, the same
+command goes on. Each network is saved after the epochs that its entry names, 0 being the untrained one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from study.config import DataConfig, EvaluationConfig, TrialConfig
+from study.training.checkpoint import save_model
+from study.trial import Trial
+
+#: Scored by the yardstick itself, not by the trial.
+_EVALUATION = EvaluationConfig(methods=("grad_cam",), images=10, batch_size=10)
+FOLDER = Path("results/yardstick")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One training. ``group`` says what it is for; entries that differ in their seed alone share ``name``."""
+
+    group: str  # trained | long | collapsed | shuffled
+    name: str
+    config: TrialConfig
+    saved: tuple[int, ...]
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}-{self.config.seed}"
+
+
+def recipe(
+    network: str, epochs: int, seed: int, *, reg_weight: float = 0.0, lr: float = 0.4, **other: object
+) -> TrialConfig:
+    """The quick recipe (docs/decisions/0024): a triangular rate, lambda ramped up over the first fifth."""
+    return TrialConfig(
+        network=network, epochs=epochs, lr=lr, seed=seed, reg_weight=reg_weight, batch_size=256, schedule="linear",
+        warmup_epochs=epochs / 5, reg_warmup_epochs=epochs / 5, norm_lr_multiple=8.0, label_smoothing=0.1,
+        initialization="dirac", crop_mode="reflect", crop_padding=2, evaluation=_EVALUATION, **other,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def entries(source: str) -> list[Entry]:
+    """In the order in which they are trained: pairs of seeds stay together."""
+    whole, part = DataConfig(source=source), DataConfig(source=source, train_images=10_000)
+    found: list[Entry] = []
+
+    def pair(name: str, network: str, epochs: int, **other: object) -> None:
+        for seed in (0, 1):
+            config = recipe(network, epochs, seed, data=whole, **other)  # type: ignore[arg-type]
+            found.append(Entry("trained", name, config, (epochs,)))
+
+    pair("airbench16-3", "airbench16", 3)
+    for seed in range(5):
+        config = TrialConfig(
+            "small", 1, 0.1, reg_weight=3.0, batch_size=64, seed=seed, data=part, evaluation=_EVALUATION
+        )
+        found.append(Entry("collapsed", "small-collapsed", config, (0, 1)))
+    pair("tiny-4", "tiny", 4)
+    pair("airbench16-3-lambda0.3", "airbench16", 3, reg_weight=0.3)
+    pair("tiny-4-lambda0.3", "tiny", 4, reg_weight=0.3)
+    for seed in (0, 1):
+        config = recipe("airbench16", 12, seed, data=whole)
+        found.append(Entry("long", "airbench16-12", config, (1, 2, 3, 6, 12)))
+    pair("airbench16-3-rate0.1", "airbench16", 3, lr=0.1)
+    pair("tiny-6", "tiny", 6)
+    pair("airbench16-2", "airbench16", 2)
+    pair("tiny-4-rate0.1", "tiny", 4, lr=0.1)
+    pair("airbench16-3-lambda0.03", "airbench16", 3, reg_weight=0.03)
+    pair("tiny-4-lambda0.1", "tiny", 4, reg_weight=0.1)
+    for seed in range(5):
+        config = recipe("tiny", 4, seed, data=part)
+        found.append(Entry("shuffled", "tiny-shuffled", config, (4,)))
+    pair("airbench16-3-lambda0.1", "airbench16", 3, reg_weight=0.1)
+    pair("tiny-4-lambda0.03", "tiny", 4, reg_weight=0.03)
+    return found
+
+
+def saved(entry: Entry, epoch: int, folder: Path = FOLDER) -> Path:
+    return folder / entry.folder / f"epoch-{epoch:02d}"
+
+
+def train(entry: Entry, folder: Path = FOLDER) -> None:
+    """Train one network, or go on with it, saving it after the epochs of the entry."""
+    trial = Trial(entry.config, folder / entry.folder)
+    if entry.group == "shuffled":  # every image keeps a wrong label throughout
+        order = torch.randperm(len(trial._labels), generator=torch.Generator().manual_seed(entry.config.seed))
+        trial._labels = trial._labels[order]
+
+    def save() -> None:
+        if trial.epoch in entry.saved:
+            save_model(saved(entry, trial.epoch, folder), trial.network, trial.card())
+
+    save()
+    while not trial.finished:
+        report = trial.step()
+        print(
+            entry.folder,
+            report["epoch"],
+            f"{report.get('val/accuracy', float('nan')):.1f} %",
+            f"{report.get('time/epoch_seconds', 0):.0f} s",
+            flush=True,
+        )
+        save()
+
+
+def main() -> None:
+    parse = argparse.ArgumentParser(prog="python -m benchmarks.yardstick_networks", description=__doc__)
+    parse.add_argument("--data", required=True, help="folder of CIFAR-100's Parquet files")
+    parse.add_argument("--of", type=int, default=1, help="processes that share the work")
+    parse.add_argument("--part", type=int, default=0, help="which of them this is")
+    args = parse.parse_args()
+    torch.set_num_threads(1)
+    for i, entry in enumerate(entries(args.data)):
+        if i % args.of == args.part and not all((saved(entry, e) / "model.json").exists() for e in entry.saved):
+            train(entry)
+
+
+if __name__ == "__main__":
+    main()

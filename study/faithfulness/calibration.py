@@ -1,0 +1,77 @@
+"""A network's calibrated temperature: scores of confident and of modest networks are compared at the same confidence.
+
+Guo et al. 2017, *On Calibration of Modern Neural Networks*: logits are divided by the one number T that minimises the
+log-loss of images that were neither trained on nor scored.
+
+Shapes: N images, C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from study.saliency import evaluating
+
+#: T lies between these multiples of the logits' root-mean-square deviation from their image's mean. Bounds that scale
+#: with the logits keep the calibrated network the same whatever its confidence was. A network at chance ends at the
+#: upper one, where its probabilities differ by a few percent of each other.
+BOUNDS = (1 / 20, 20.0)
+_HALVINGS = 60  # of the interval of 1/T: to the last digits of a float64
+
+
+def fit_temperature(logits_NC: Tensor, labels_N: Tensor) -> float:
+    """The T that minimises the mean cross-entropy of ``logits / T``, within ``BOUNDS``; 1 for constant logits.
+
+    The loss is convex in 1/T, so halving the interval in which its derivative changes sign finds the minimum. Where it
+    does not change sign the nearer bound is returned. NaN where a logit is not finite.
+    """
+    z = logits_NC.double()
+    z = z - z.mean(1, keepdim=True)
+    spread = float(z.square().mean().sqrt())
+    if spread == 0:
+        return 1.0
+    if not spread < float("inf"):
+        return float("nan")
+    z = z / spread
+    own = z.gather(1, labels_N[:, None]).squeeze(1)
+
+    def slope(beta: float) -> float:
+        """Derivative of the mean loss by 1/T, in units of the spread."""
+        return float(((beta * z).softmax(1) * z).sum(1).mean() - own.mean())
+
+    low, high = 1 / BOUNDS[1], 1 / BOUNDS[0]
+    for _ in range(_HALVINGS):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
+    return spread / (low * high) ** 0.5
+
+
+def calibrate(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str = "cpu",
+    batch_size: int = 500,
+) -> float:
+    """The network's temperature on uint8 images (n, 3, H, W) with labels (n,), none of which is scored."""
+    shift, scale = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in (mean, std))
+    with evaluating(network), torch.no_grad():
+        logits = [network((x.to(device).float() / 255 - shift) / scale).float().cpu() for x in images.split(batch_size)]
+    return fit_temperature(torch.cat(logits), labels.cpu())
+
+
+def at_temperature(network: nn.Module, temperature: float) -> nn.Module:
+    """A copy whose logits are the network's divided by ``temperature``: its linear head is scaled, so that maps which
+    depend on the logits' scale (Grad-CAM++, Score-CAM) are those of the calibrated network too."""
+    scaled = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in scaled.head.parameters():  # type: ignore[union-attr, operator]
+            parameter.div_(temperature)
+    return scaled
