@@ -1,7 +1,7 @@
 """Which number is faithfulness? Candidates on trained, untrained, collapsed and falsified networks.
 
-``python -m benchmarks.yardstick --data FOLDER`` scores what ``benchmarks.yardstick_networks`` trained, a JSON file each, and
-goes on where it was interrupted; ``--table`` prints what they say. docs/decisions/0005 has the criteria, written down first.
+``python -m benchmarks.yardstick --data FOLDER`` scores what ``benchmarks.yardstick_networks`` trained, a JSON file
+each, and goes on where it was interrupted; ``--table`` prints what they say. docs/decisions/0005 has the criteria.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ METHODS = ("grad_cam", "grad_cam_plus_plus")
 CLASS_ACTIVATION = (*METHODS, "xgrad_cam", "layer_cam", "ablation_cam", "score_cam")
 COLUMNS = ("deletion_agreement", "subset_agreement", "masking_excess")
 MIXES = (25, 50, 75)  # percent of a map that is replaced by one of its shifts
+_DEGRADED = 150  # images on which degraded maps are masked
 DATA = Path(__file__).parent / "data" / "yardstick"
 _GATED = ("airbench16-3-0", "tiny-4-0", "airbench16-3-lambda0.3-0")
 
@@ -118,20 +119,21 @@ def summary(columns: Mapping[str, Tensor], sources: Iterable[str]) -> dict[str, 
 def trained(subject: Subject) -> dict[str, Any]:
     """All candidates under two protocols, and under degraded maps."""
     images = subject.images(1000)
-    scorer = subject.scorer(images, masked=500)
+    scorer = subject.scorer(images, masked=400)
     first = scorer.first_pass(stand_ins={})
     own = {**first.maps, "reference": first.reference}
     x, labels = subject.normalized(images[0]), images[1]
     *_, (_, drawn_anew) = cascade(subject.network, stages=1)
     worse = degraded(first) | {f"layers/{m}": v for m, v in maps_of(drawn_anew, x, labels).items()}
-    columns = (
-        scorer.agreements(first, own | worse) | scorer.masking(first, own) | scorer.masking(first, worse, images=200)
-    )
-    few = (images[0][:600], labels[:600])
-    blur = subject.scorer(few, masked=300, protocol="blur")
+    masked = scorer.masking(first, own)
+    columns = scorer.agreements(first, own | worse) | masked | scorer.masking(first, worse, images=_DEGRADED)
+    # The fall under degraded maps is measured on the same images.
+    columns |= {f"paired/{name}": values[:_DEGRADED] for name, values in masked.items()}
+    few = (images[0][:500], labels[:500])
+    blur = subject.scorer(few, masked=200, protocol="blur")
     blurred = blur.first_pass(stand_ins={})
     other = blur.agreements(blurred, blurred.maps) | blur.masking(blurred, blurred.maps)
-    found = summary(columns, own | worse)
+    found = summary(columns, [*own, *worse, *(f"paired/{name}" for name in own)])
     found |= {f"blur/{k}": v for k, v in summary(other, blurred.maps).items()}
     found["parts"] = {f"{m}/{p}": float(first.columns[f"{m}/{p}"].mean()) for m in METHODS for p in metrics.PARTS}
     return subject.about() | found | {"others": others_worth(scorer, first)}

@@ -1,7 +1,7 @@
 """The networks that faithfulness is chosen and tested on: ``python -m benchmarks.yardstick_networks --data FOLDER``.
 
-Trains what is missing, a process for every part of ``--of``: real CIFAR-100, the product's own trial. Interrupted, the same
-command goes on. Each network is saved after the epochs that its entry names, 0 being the untrained one.
+Trains what is missing, a process for every part of ``--of``: real CIFAR-100, the product's own trial. Interrupted, the
+same command goes on. Each network is saved after the epochs that its entry names, 0 being the untrained one.
 """
 
 from __future__ import annotations
@@ -65,20 +65,20 @@ def entries(source: str) -> list[Entry]:
     pair("tiny-4", "tiny", 4)
     pair("airbench16-3-lambda0.3", "airbench16", 3, reg_weight=0.3)
     pair("tiny-4-lambda0.3", "tiny", 4, reg_weight=0.3)
-    for seed in (0, 1):
-        config = recipe("airbench16", 12, seed, data=whole)
-        found.append(Entry("long", "airbench16-12", config, (1, 2, 3, 6, 12)))
     pair("airbench16-3-rate0.1", "airbench16", 3, lr=0.1)
-    pair("tiny-6", "tiny", 6)
     pair("airbench16-2", "airbench16", 2)
-    pair("tiny-4-rate0.1", "tiny", 4, lr=0.1)
+    pair("tiny-6", "tiny", 6)
+    pair("airbench16-2-lambda0.1", "airbench16", 2, reg_weight=0.1)
+    pair("tiny-4-rate0.2", "tiny", 4, lr=0.2)
     pair("airbench16-3-lambda0.03", "airbench16", 3, reg_weight=0.03)
-    pair("tiny-4-lambda0.1", "tiny", 4, reg_weight=0.1)
+    pair("airbench16-2-rate0.2", "airbench16", 2, lr=0.2)
+    pair("tiny-5-rate0.8", "tiny", 5, lr=0.8)
     for seed in range(5):
         config = recipe("tiny", 4, seed, data=part)
         found.append(Entry("shuffled", "tiny-shuffled", config, (4,)))
-    pair("airbench16-3-lambda0.1", "airbench16", 3, reg_weight=0.1)
-    pair("tiny-4-lambda0.03", "tiny", 4, reg_weight=0.03)
+    for seed in (0, 1):
+        config = recipe("airbench16", 12, seed, data=whole)
+        found.append(Entry("long", "airbench16-12", config, (1, 2, 3, 6, 12)))
     return found
 
 

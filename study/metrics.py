@@ -45,14 +45,14 @@ def _over_images(name: str, unit: str, describes: str, *, error: bool = True) ->
 DELETION_AGREEMENT = _over_images(
     "deletion_agreement",
     "% over other images' maps",
-    "rank correlation of a map's cells with the drop of the class's logit when a cell is deleted, minus the same for maps "
-    "of other images, mean over distinct methods",
+    "rank correlation of a map's cells with the drop of the class's logit when a cell is deleted, minus the same for "
+    "maps of other images, mean over distinct methods",
 )
 SUBSET_AGREEMENT = _over_images(
     "subset_agreement",
     "% over other images' maps",
-    "correlation of the sum of a map's cells that are left with the class's logit over random halves of the cells, minus "
-    "the same for maps of other images, mean over distinct methods",
+    "correlation of the sum of a map's cells that are left with the class's logit over random halves of the cells, "
+    "minus the same for maps of other images, mean over distinct methods",
 )
 MASKING_EXCESS = _over_images(
     "masking_excess",

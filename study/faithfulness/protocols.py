@@ -12,9 +12,9 @@ class Protocol:
 
     ``class_choice``: the class of interest. ``blur_kernel`` (pixels, odd) and ``blur_sigma`` (pixels): the blur from
     which insertion starts; deletion ends at zero in normalised space, the mean colour. ``step_rows``: pixels revealed
-    or removed per step, in image rows (a fraction is part of a row); all channels of a pixel at once. ``hidden``: what a
-    mask or a deletion leaves: a colour (black under a mask, as the authors' code has it, and the mean colour where pixels
-    or cells are deleted), or the blurred image.
+    or removed per step, in image rows (a fraction is part of a row); all channels of a pixel at once. ``hidden``: what
+    a mask or a deletion leaves: a colour (black under a mask, as the authors' code has it, and the mean colour where
+    pixels or cells are deleted), or the blurred image.
 
     What follows has one value in every protocol; whoever needs another adds the field, the code and a new version.
     The map is min-max normalised at
@@ -24,8 +24,8 @@ class Protocol:
     as wide as the kernel it is nearly a box. The area under a curve of n probabilities is
     (sum - first/2 - last/2)/(n - 1), the trapezoid rule.
 
-    Controls are part of every protocol: maps of the calibrated network on the grid of :mod:`study.faithfulness.grid`, over
-    their own shifts and over other images' maps.
+    Controls are part of every protocol: maps of the calibrated network on the grid of :mod:`study.faithfulness.grid`,
+    over their own shifts and over other images' maps.
 
     Pixels of equal salience go in reading order. That is this project's definition: the published evaluations, RISE's
     among them, flip an unstable argsort, which leaves ties undefined and in fact differs between versions of numpy and

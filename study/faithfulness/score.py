@@ -56,16 +56,16 @@ def evaluate_faithfulness(
 ) -> FaithfulnessReport:
     """Score ``network`` on uint8 images (n, 3, H, W) with labels (n,), all of them.
 
-    ``temperature`` is the network's calibrated one (:func:`study.faithfulness.calibration.fit_temperature`); the paper's
-    five metrics are those of the network as it is. ``masks`` (n, H, W), True on the object, adds localisation.
-    ``stand_ins``: maps (n, h, w) by name that are scored as if they were a method's, beside the methods. ``options`` are
-    the pixel methods'. ``on_images(done, of)`` follows the progress. What is drawn for an image depends on its number
-    and ``config.random_seed`` alone, so the batch size changes nothing. The network's modes and its parameters'
+    ``temperature`` is the network's calibrated one (:func:`study.faithfulness.calibration.calibrate`); the paper's five
+    metrics are those of the network as it is. ``masks`` (n, H, W), True on the object, adds localisation.
+    ``stand_ins``: maps (n, h, w) by name that are scored as if they were a method's, beside the methods. ``options``
+    are the pixel methods'. ``on_images(done, of)`` follows the progress. What is drawn for an image depends on its
+    number and ``config.random_seed`` alone, so the batch size changes nothing. The network's modes and its parameters'
     ``.grad`` stay as they were.
 
-    Raises :class:`study.errors.InputError` for images and labels that do not fit together or do not fit the network, for
-    fewer than two images, and for a network whose last activation map has no places or whose logits are not its head of
-    that map's mean.
+    Raises :class:`study.errors.InputError` for images and labels that do not fit together or do not fit the network,
+    for fewer than two images, and for a network whose last activation map has no places or whose logits are not its
+    head of that map's mean.
     """
     start = time.perf_counter()
     scorer = Scorer(network, images, labels, mean=mean, std=std, config=config, temperature=temperature, device=device)
@@ -96,8 +96,8 @@ class FirstPass:
     ``columns``: per-image values (n,), those of the five metrics (masked_n,). ``maps``: per method and stand-in
     (n, G, G), of the calibrated network, in [0, 1], all zero where undefined. ``logits``, ``blurred_logits``,
     ``hidden_logits`` (n, classes) of the calibrated network, ``target`` (n,). ``drops`` (n, Z): by how much the class's
-    logit falls when a cell is deleted. ``halves`` (n, V, Z) and ``half_logits`` (n, V): random halves of the cells and the
-    logits with these alone. ``reference`` (n, G, G): the linear fit to all of them.
+    logit falls when a cell is deleted. ``halves`` (n, V, Z) and ``half_logits`` (n, V): random halves of the cells and
+    the logits with these alone. ``reference`` (n, G, G): the linear fit to all of them.
     """
 
     columns: dict[str, Tensor]
@@ -149,10 +149,8 @@ class Scorer:
         """Maps, the five metrics, alignment, and what the class's logit says of cells."""
         found: dict[str, list[Tensor]] = {}
         columns: dict[str, list[Tensor]] = {}
-        kept = {
-            "single": deletion.single_deletions(),
-            "halves": deletion.random_halves(self.n, self._config.random_seed),
-        }
+        single = deletion.single_deletions().expand(self.n, -1, -1)
+        kept = {"single": single, "halves": deletion.random_halves(self.n, self._config.random_seed)}
         with evaluating(self._network), torch.no_grad():
             for rows in self._batches(self.n):
                 batch, own_maps, calibrated_maps = self._explained(rows, stand_ins, options)
@@ -163,10 +161,7 @@ class Scorer:
                     name: deletion.masked_logits(
                         self.calibrated, batch.x, batch.hidden, which.to(self._device), batch.target
                     )
-                    for name, which in (
-                        ("single", kept["single"].expand(len(batch.x), -1, -1)),
-                        ("halves", kept["halves"][rows]),
-                    )
+                    for name, which in ((name, of_all[rows]) for name, of_all in kept.items())
                 }
                 whole = deletion.centred_logits(batch.logits, batch.target)
                 collected = {
@@ -182,14 +177,7 @@ class Scorer:
         whole = joined["whole"][:, None]
         drops = whole - joined["single"]
         drops[drops.amax(1) - drops.amin(1) <= _ROUNDING * joined["logits"].abs().amax(1)] = 0
-        design = torch.cat(
-            [
-                torch.ones(self.n, 1, drops.shape[1], dtype=torch.bool),
-                kept["single"].expand(self.n, -1, -1),
-                kept["halves"],
-            ],
-            1,
-        )
+        design = torch.cat([torch.ones_like(single[:, :1]), *kept.values()], 1)
         reference = deletion.reference_map(design, torch.cat([whole, joined["single"], joined["halves"]], 1))
         return FirstPass(
             columns={name: torch.cat(parts) for name, parts in columns.items()},
@@ -246,7 +234,7 @@ class Scorer:
     def _first_columns(
         self, rows: slice, batch: Batch, own_maps: dict[str, Tensor], masks: Tensor | None
     ) -> dict[str, Tensor]:
-        """Per image: label, what was predicted, alignment, undefined maps; of the first ``masked_n`` the five metrics."""
+        """Per image: label, what was predicted, alignment; of the first ``masked_n`` the five metrics."""
         y = self._labels[rows].to(self._device)
         predicted = batch.logits.argmax(1)
         columns: dict[str, Tensor] = {"label": y, "predicted": predicted, "correct": predicted == y}
@@ -265,7 +253,7 @@ class Scorer:
         return columns
 
     def agreements(self, first: FirstPass, sources: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Columns (n,) of every source's deletion and subset agreement, in percent: own map's less other images' maps'."""
+        """Columns (n,) of every source's agreements in percent, the own map's less the mean of other images' maps'."""
         others = [grid.partners(self.n, k) for k in range(1, min(OTHERS, self.n - 1) + 1)]
         indifferent = first.drops.amax(1) == first.drops.amin(1)
         columns: dict[str, Tensor] = {}
