@@ -236,6 +236,14 @@ class TrialConfig:
         return fingerprint(self.to_dict())
 
 
+#: Parameters that have a default. A training recorded before a parameter existed ran with the default.
+DEFAULTS: dict[str, Any] = {
+    f.name: list(f.default) if isinstance(f.default, tuple) else f.default
+    for f in dataclasses.fields(TrialConfig)
+    if f.default is not dataclasses.MISSING
+}
+
+
 def fingerprint(value: Any) -> str:
     """SHA-256 (hex) of a JSON value in canonical form: independent of key order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -203,14 +203,16 @@ def test_bad_input_is_one_line(make_study: MakeStudy, storage: Path, capsys: pyt
 
 def test_the_training_command_trains_this_very_trial() -> None:
     config = TrialConfig(
-        "small", 7, 0.123, reg_weight=0.5, reg_error="mse", batch_size=32, seed=3, data=DataConfig(train_images=900)
-    )
+        "small", 7, 0.123, reg_weight=0.5, reg_error="mse", batch_size=32, seed=3, data=DataConfig(train_images=900),
+        schedule="linear", norm_lr_multiple=8.0, initialization="dirac", crop_padding=2, crop_mode="reflect",
+        reg_warmup_epochs=0.5,
+    )  # fmt: skip
     ours = {k: parse(v) for k, v in flatten(config.to_dict()).items()}
     study = invented_table([(3, ours, scored(1, 1))])
     command, left_out = train_command(study, 0)
     assert config_from(parser().parse_args(command.split()[3:])) == config and left_out == []
-    study = invented_table([(3, {**ours, "crop_padding": 2, "rungs": [3]}, scored(1, 1))])
-    assert train_command(study, 0)[1] == ["crop_padding 2"]
+    study = invented_table([(3, {**ours, "gamma": 0.5, "rungs": [3]}, scored(1, 1))])
+    assert train_command(study, 0)[1] == ["gamma 0.5"]
 
 
 def test_the_network_beside_is_the_twin_or_is_called_something_else() -> None:

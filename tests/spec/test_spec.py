@@ -147,6 +147,12 @@ def test_trial_config_round_trip() -> None:
         assert TrialConfig.from_dict(config.to_dict()) == config
 
 
+def test_a_parameter_that_a_specification_does_not_name_is_no_part_of_its_identity() -> None:
+    """A study that was begun before the parameter existed is continued under the same name."""
+    text = json.dumps(load_spec(SPECS / "quick.yaml").identity("content"))
+    assert "crop_padding" in text and not any(name in text for name in ("crop_mode", "norm_lr_multiple", "gamma"))
+
+
 def test_identity_survives_a_file() -> None:
     identity = load_spec(SPECS / "quick.yaml").identity("content")
     assert json.loads(json.dumps(identity)) == identity
