@@ -232,8 +232,8 @@ def work(source: str) -> list[tuple[str, str, Callable[[], dict[str, Any]]]]:
             if entry.group == "collapsed":
                 skip, group = 600 * entry.config.seed, "untrained" if epoch == 0 else "collapsed"
                 jobs.append((name, group, lambda f=folder, s=skip: scored(Subject(f, dataset), skip=s, n=600)))  # type: ignore[misc]
-            if entry.group == "shuffled":
-                jobs.append((name, "shuffled", lambda f=folder: scored(Subject(f, dataset))))  # type: ignore[misc]
+            if entry.group in ("shuffled", "deletions"):
+                jobs.append((name, entry.group, lambda f=folder: scored(Subject(f, dataset))))  # type: ignore[misc]
     at_hand = {e.folder: saved(e, e.saved[-1]) for e in found if there(e, e.saved[-1])}
     for i, name in enumerate(_GATED):
         other = _GATED[(i + 1) % len(_GATED)]

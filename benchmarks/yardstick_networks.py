@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from study.config import DataConfig, EvaluationConfig, TrialConfig
+from study.faithfulness.grid import CELLS
 from study.training.checkpoint import save_model
 from study.trial import Trial
 
@@ -25,7 +27,7 @@ FOLDER = Path("results/yardstick")
 class Entry:
     """One training. ``group`` says what it is for; entries that differ in their seed alone share ``name``."""
 
-    group: str  # trained | long | collapsed | shuffled
+    group: str  # trained | long | collapsed | shuffled | deletions
     name: str
     config: TrialConfig
     saved: tuple[int, ...]
@@ -79,6 +81,9 @@ def entries(source: str) -> list[Entry]:
     for seed in (0, 1):
         config = recipe("airbench16", 12, seed, data=whole)
         found.append(Entry("long", "airbench16-12", config, (1, 2, 3, 6, 12)))
+    for seed in (0, 1):
+        config = recipe("airbench16", 3, seed, data=whole)
+        found.append(Entry("deletions", "airbench16-3-deletions", config, (3,)))
     return found
 
 
@@ -92,6 +97,13 @@ def train(entry: Entry, folder: Path = FOLDER) -> None:
     if entry.group == "shuffled":  # every image keeps a wrong label throughout
         order = torch.randperm(len(trial._labels), generator=torch.Generator().manual_seed(entry.config.seed))
         trial._labels = trial._labels[order]
+    if entry.group == "deletions":  # masked images become part of what it was trained on (IDSDS)
+        step, generator = trial._step_with, torch.Generator().manual_seed(entry.config.seed)
+
+        def with_deletions(network: nn.Module, x_NCHW: Tensor, labels: Tensor, **how: object) -> object:
+            return step(network, _without_cells(x_NCHW, generator), labels, **how)  # type: ignore[arg-type]
+
+        trial._step_with = with_deletions  # type: ignore[assignment]
 
     def save() -> None:
         if trial.epoch in entry.saved:
@@ -108,6 +120,14 @@ def train(entry: Entry, folder: Path = FOLDER) -> None:
             flush=True,
         )
         save()
+
+
+def _without_cells(x_NCHW: Tensor, generator: torch.Generator) -> Tensor:
+    """Half of the images lose a random number of the grid's cells, up to half of them."""
+    n = len(x_NCHW)
+    share = 0.5 * torch.rand(n, 1, 1, 1, generator=generator) * (torch.rand(n, 1, 1, 1, generator=generator) < 0.5)
+    kept = torch.rand(n, 1, CELLS, CELLS, generator=generator) >= share
+    return x_NCHW * torch.nn.functional.interpolate(kept.to(x_NCHW.dtype), size=x_NCHW.shape[2:], mode="nearest")
 
 
 def main() -> None:

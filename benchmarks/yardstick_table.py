@@ -91,7 +91,7 @@ def _pm(mean: float, se: float, digits: int = 1) -> str:
 
 def networks(rows: Sequence[Row]) -> str:
     """Every network with its scores ± standard error over images."""
-    order = {"trained": 0, "curve": 1, "untrained": 2, "collapsed": 3, "shuffled": 4}
+    order = {"trained": 0, "curve": 1, "untrained": 2, "collapsed": 3, "shuffled": 4, "deletions": 5}
     shown = sorted(
         (r for r in rows if r["group"] in order and r["group"] != "curve"), key=lambda r: (order[r["group"]], r["name"])
     )
