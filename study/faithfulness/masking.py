@@ -27,14 +27,27 @@ def upsampled_masks(map_Nhw: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def gaussian_blur(x_NCHW: Tensor, kernel: int, sigma: float) -> Tensor:
-    """Separable Gaussian of ``kernel`` pixels with reflected borders."""
-    places = torch.arange(kernel, device=x_NCHW.device, dtype=x_NCHW.dtype) - (kernel - 1) / 2
-    weights = torch.exp(-0.5 * (places / sigma) ** 2)
-    weights = (weights / weights.sum()).to(x_NCHW.dtype)
+    """The image convolved with a kernel of ``kernel``² pixels, made by :func:`blur_line`, over a zero padding."""
+    line = blur_line(kernel, sigma).to(x_NCHW)
     channels, half = x_NCHW.shape[1], kernel // 2
-    padded = F.pad(x_NCHW, (half,) * 4, mode="reflect")
-    across = F.conv2d(padded, weights.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
-    return F.conv2d(across, weights.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+    across = F.conv2d(x_NCHW, line.expand(channels, 1, 1, -1), padding=(0, half), groups=channels)
+    return F.conv2d(across, line[:, None].expand(channels, 1, -1, 1), padding=(half, 0), groups=channels)
+
+
+def blur_line(kernel: int, sigma: float) -> Tensor:
+    """(kernel,) float64 of sum 1, whose outer product with itself is the blur's kernel.
+
+    It is what ``scipy.ndimage.gaussian_filter(impulse, sigma)`` makes of a unit impulse in the middle of ``kernel``
+    pixels: a Gaussian cut off at 4 sigma, whose tails are folded back at the borders and so are not lost. Written out
+    here because a GPU host may lack scipy.
+    """
+    radius = int(4 * sigma + 0.5)
+    offsets = torch.arange(-radius, radius + 1)
+    weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+    # Reflection at the outer edges of the border pixels repeats the line and its mirror image with period 2·kernel.
+    place = (kernel // 2 + offsets) % (2 * kernel)
+    place = torch.minimum(place, 2 * kernel - 1 - place)
+    return torch.zeros(kernel, dtype=torch.float64).index_add_(0, place, weights / weights.sum())
 
 
 def ranks(mask_N1HW: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def test_a_constant_network_is_worth_exactly_nothing(protocol: str) -> None:
     assert parts["average_drop"] == parts["average_increase"] == parts["average_gain"] == 0
     assert report.methods["grad_cam"].undefined == 12
     assert report.methods["grad_cam"].mean == pytest.approx(40), "without the subtraction it would score 40"
-    assert report.protocol == f"{protocol}/1"
+    assert report.protocol == f"{protocol}/2"
 
 
 def test_evidence_that_is_where_the_map_says_beats_random_maps() -> None:
