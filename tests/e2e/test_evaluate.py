@@ -29,7 +29,7 @@ def test_two_networks(folder: Path) -> None:
     done = run(folder, "study.evaluate", "regularized", "plain", "--images", "40", "--methods", "grad_cam,xgrad_cam",
                "--gallery", "0,3", "--sanity", "--out", "found")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for said in ("val split, 40 images, protocol paper/1", "regularized: accuracy", "plain: accuracy",
+    for said in ("val split, 40 images, protocol paper/2", "regularized: accuracy", "plain: accuracy",
                  "same map as another row", "regularized minus plain, paired over 40 images", "centre", "energy ↑",
                  "rank correlation with its own maps"):  # fmt: skip
         assert said in done.stdout

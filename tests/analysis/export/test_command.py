@@ -60,7 +60,7 @@ def test_every_format_is_the_trained_network_with_its_test_scores(
     assert test == entry["test_scores"]
     assert 0 <= test["accuracy_interval"][0] <= test["accuracy"] <= test["accuracy_interval"][1] <= 100
     assert test["faithfulness_interval"][0] <= test["faithfulness"] <= test["faithfulness_interval"][1]
-    assert test["faithfulness_images"] == 20 and test["protocol"] == card["protocol"] == "paper/1"
+    assert test["faithfulness_images"] == 20 and test["protocol"] == card["protocol"] == "paper/2"
     assert card["scores"]["val/accuracy"] == trained[1]["val/accuracy"]
 
     (look,) = openings(storage / "demo" / "test_openings.jsonl")
@@ -79,7 +79,7 @@ def check_the_card(folder: Path, original: torch.nn.Module, tmp_path: Path) -> N
     from study.config import DataConfig
 
     readme = (folder / "README.md").read_text()
-    assert "protocol `paper/1`" in readme and "95 % intervals" in readme and "λ = 0" in readme
+    assert "protocol `paper/2`" in readme and "95 % intervals" in readme and "λ = 0" in readme
     image = open_dataset(DataConfig()).validation.images[0]
     alone = tmp_path / "elsewhere"
     alone.mkdir()
@@ -109,7 +109,7 @@ def check_the_registry(study: Ledger, entry: dict[str, object], folder: Path) ->
     for alias in ("knee", "best-accuracy", "best-faithfulness"):
         version = client.get_model_version_by_alias("demo-net", alias)
         assert (version.version, version.run_id) in {(1, entry["run_id"]), ("1", entry["run_id"])}
-        assert version.tags["study.protocol"] == "paper/1"
+        assert version.tags["study.protocol"] == "paper/2"
     again = register_networks(study, "demo-net", folder.parent, verify(folder.parent))
     assert again == ["demo-net version 1: trial-0000 as knee, best-accuracy, best-faithfulness"]
     assert len(client.search_model_versions("name='demo-net'")) == 1
