@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from study import metrics
 from study.config import DEFAULTS
+from study.eligible import CONSTRAINED, constraints_of, why_not_eligible
 from study.errors import InputError
 from study.ledger import TrialRecord
 from study.metrics import OBJECTIVES, SCORE, Metric
@@ -62,6 +63,7 @@ class StudyTable:
     params: tuple[str, ...]
     trials: pa.Table
     _columns: dict[str, list[Any]] = field(default_factory=dict, repr=False, compare=False)
+    _reasons: dict[bool, list[str]] = field(default_factory=dict, repr=False, compare=False)
 
     def column(self, name: str) -> list[Any]:
         """A column's values, not to be changed; all None where the table has no such column."""
@@ -84,6 +86,34 @@ class StudyTable:
     def with_state(self, state: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """(trials,) True where a trial is in ``state``."""
         return np.array([s == state for s in self.column("state")], bool)
+
+    def why_not(self, *, constrained: bool = True) -> list[str]:
+        """(trials,) why a trial cannot be on the front (:mod:`study.eligible`), not to be changed; "" where it can.
+
+        ``constrained=False``: whatever the specification's constraints say. Raises :class:`InputError` where they are
+        none of this version.
+        """
+        if constrained not in self._reasons:
+            constraints = constraints_of(self.name, self.spec)
+            there = [m.ledger_name for m in CONSTRAINED.values() if m.ledger_name in self.trials.column_names]
+            columns = [self.column(name) for name in there]
+            rows = zip(self.column("state"), self.values().tolist(), *columns, strict=True)
+            self._reasons[constrained] = [
+                why_not_eligible(
+                    state,
+                    values,
+                    {name: value for name, value in zip(there, report, strict=True) if value is not None},
+                    self.objectives,
+                    constraints if constrained else {},
+                )
+                for state, values, *report in rows
+            ]
+        return self._reasons[constrained]
+
+    def not_eligible(self) -> list[tuple[int, str]]:
+        """Number and reason of every complete trial that cannot be on the front."""
+        rows = zip(self.column("trial"), self.column("state"), self.why_not(), strict=True)
+        return [(trial, reason) for trial, state, reason in rows if reason and state == metrics.COMPLETE]
 
     def varied(self) -> list[str]:
         """Params that differ between trials."""

@@ -40,7 +40,7 @@ class Entry:
 def recipe(
     network: str, epochs: int, seed: int, *, reg_weight: float = 0.0, lr: float = 0.4, **other: object
 ) -> TrialConfig:
-    """The quick recipe (docs/decisions/0024): a triangular rate, lambda ramped up over the first fifth."""
+    """The quick recipe (docs/decisions/0023): a triangular rate, lambda ramped up over the first fifth."""
     return TrialConfig(
         network=network, epochs=epochs, lr=lr, seed=seed, reg_weight=reg_weight, batch_size=256, schedule="linear",
         warmup_epochs=epochs / 5, reg_warmup_epochs=epochs / 5, norm_lr_multiple=8.0, label_smoothing=0.1,

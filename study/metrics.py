@@ -79,10 +79,18 @@ FAITHFULNESS = Metric(
 ALIGNMENT = Metric("alignment", "val/alignment", "cosine", "maximize", 0.0, "mean cos(input gradient, guided gradient)")
 LOSS = Metric("loss", "val/loss", "nats", "minimize", 10.0, "mean cross-entropy on validation images")
 PARAMETERS = Metric("parameters", "network/parameters", "count", "minimize", 1e8, "trainable parameters")
-UNDEFINED_SHARE = Metric(
-    "undefined_share", "val/undefined_share", "%", "minimize", 100.0, "share of maps that point nowhere"
-)
 SCORE = Metric("score", "val/score", "weighted sum", "maximize", 0.0, "weighted sum of the objectives")
+
+UNDEFINED_SHARE = Metric(
+    "undefined_share",
+    "val/undefined_share",
+    "%",
+    "minimize",
+    100.0,
+    "share of (image, method) maps that are undefined: all zero, constant or not finite",
+)
+#: Percent. With more undefined maps than this no trial is on a front: their 0 would beat an honest negative score.
+MAX_UNDEFINED_SHARE = 5.0
 
 #: What a specification may name as an objective.
 OBJECTIVES: dict[str, Metric] = {m.name: m for m in (ACCURACY, FAITHFULNESS, *CANDIDATES, ALIGNMENT, LOSS, PARAMETERS)}

@@ -14,6 +14,7 @@ from typing import Any
 
 from study import __version__, metrics
 from study.cluster.place import cluster_file, on_cluster_machine
+from study.eligible import empty_line, reasons_line
 from study.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, Parser, refuse_empty, run_command
 from study.spec import StudySpec, load_spec, parse_duration
 from study.storage import DEFAULT_STORAGE, Storage, check_study_name
@@ -263,8 +264,11 @@ def _conclude(args: argparse.Namespace, spec: StudySpec, name: str, storage: Sto
         scores = "  ".join(f"{m.name} {v:.4g}" for m, v in zip(spec.targets, values, strict=True))
         where = "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in point.items())
         print(f"  {scores}   {where}   trial {number}")
+    outside = searcher.not_eligible()
     if not front:
-        print("  no trial is complete")
+        print(f"  empty: {empty_line(outside)}")
+    elif outside:
+        print(f"  {reasons_line(outside)}")
     say = lambda text: print(text, file=sys.stderr)  # noqa: E731
     ui = "make ui" if args.storage == DEFAULT_STORAGE else f"python -m study.ui --storage {storage.local}"
     where = "" if on_cluster_machine() else f"        MLflow   {args.tracking_uri or ui}"

@@ -7,13 +7,14 @@ horizon grew, and the learning rate does not depend on the horizon, they go on f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from study import metrics
 from study.config import DEFAULTS, TrialConfig
+from study.eligible import constraints_of, why_not_eligible
 from study.errors import InputError
 from study.ledger import Ledger, TrialRecord
 from study.ledger.records import flatten, parse
@@ -21,6 +22,7 @@ from study.space import Point, complete
 from study.spec import StudySpec
 from study.storage import Storage, trial_folder
 from study.studyfile import differing, read_identity
+from study.terms import Constraint
 
 _HORIZON = {"epochs", "rungs"}
 _NO_MATTER = {"data.source", "evaluation.batch_size", "rungs"}  # change no result
@@ -29,9 +31,11 @@ _SPEC_KEYS = ("data.", "evaluation.")  # identity keys that change every result
 
 @dataclass(frozen=True)
 class WarmStart:
-    """``results``: (point, target values) that hold here. ``points``: to be tried, with a checkpoint to go on from."""
+    """``results``: (point, target values, report) that hold here. ``points``: to be tried, with a checkpoint to go on
+    from.
+    """
 
-    results: tuple[tuple[Point, list[float]], ...] = ()
+    results: tuple[tuple[Point, list[float], dict[str, float]], ...] = ()
     points: tuple[tuple[Point, Path | None], ...] = ()
     said: str = ""
 
@@ -53,13 +57,14 @@ def warm_start(
         values = _values(spec, record)
         changed = _changed(spec.trial_config(point), record.params)
         if values is not None and not foreign and not changed:
-            results.append((point, values))
+            results.append((point, values, record.metrics))
         else:
             others.append((record, point, not foreign and bool(changed) and changed <= _HORIZON))
     horizon_free = spec.fixed.get("schedule") == "constant"
     points: list[tuple[Point, Path | None]] = []
     continued = 0
-    for record, point, only_horizon in _front_first(spec, others):
+    constraints = constraints_of(ledger.study, ledger.record().spec)
+    for record, point, only_horizon in _front_first(spec, others, constraints):
         longer = int(record.params["epochs"]) < spec.fidelity.max_epochs
         file = trial_folder(storage, ledger.study, record.trial) / metrics.CHECKPOINT_FILE
         storage.pull(file)
@@ -106,19 +111,23 @@ def _changed(config: TrialConfig, params: dict[str, Any]) -> set[str]:
 
 
 def _front_first(
-    spec: StudySpec, others: Sequence[tuple[TrialRecord, Point, bool]]
+    spec: StudySpec, others: Sequence[tuple[TrialRecord, Point, bool]], constraints: Mapping[str, Constraint]
 ) -> list[tuple[TrialRecord, Point, bool]]:
-    """Without repetition of points: those that may go on from a checkpoint, else those that no other one dominates."""
+    """Without repetition of points: those that may go on from a checkpoint, else those of the earlier study's front.
+
+    Who could be on that front was for the ``constraints`` of that study to say: here the horizon may be another.
+    """
     signs = [1 if m.direction == "maximize" else -1 for m in spec.targets]
     scored = [(o, v) for o in others if (v := _values(spec, o[0])) is not None]
+    eligible = [v for (r, *_), v in scored if not why_not_eligible(r.state, v, r.metrics, spec.targets, constraints)]
 
-    def dominated(values: list[float]) -> bool:
-        return any(
-            w != values and all(s * b >= s * a for s, a, b in zip(signs, values, w, strict=True)) for _, w in scored
+    def on_front(values: list[float]) -> bool:
+        return values in eligible and not any(
+            w != values and all(s * b >= s * a for s, a, b in zip(signs, values, w, strict=True)) for w in eligible
         )
 
     found: list[tuple[TrialRecord, Point, bool]] = []
     for other, values in scored:
-        if (other[2] or not dominated(values)) and all(other[1] != f[1] for f in found):
+        if (other[2] or on_front(values)) and all(other[1] != f[1] for f in found):
             found.append(other)
     return found

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from study.metrics import Direction
+from study.eligible import as_report, measured
+from study.metrics import COMPLETE, Direction
 from study.spec import StudySpec
 from study.tuning.proposer import Known, decode
 
@@ -20,7 +22,7 @@ REASON = "reason"
 STATE = "state"
 RUNGS = "rungs"  # epoch -> target values
 STOPPED_AFTER = "stopped_after_epochs"
-MEASURED = "measured"  # constrained metrics, as last reported
+MEASURED = "measured"  # all that may be constrained, as last reported; None: not finite
 WARM = "warm_start"  # of the study: what other studies found
 
 IN_MEMORY = "memory://"  # a storage that ends with the process
@@ -51,7 +53,7 @@ def known_of(spec: StudySpec, trial: FrozenTrial) -> Known:
         decode(spec, params_of(trial)),
         {int(epoch): list(values) for epoch, values in trial.user_attrs.get(RUNGS, {}).items()},
         trial.state.is_finished(),
-        dict(trial.user_attrs.get(MEASURED, {})),
+        read_measured(trial.user_attrs.get(MEASURED, {})),
         {k: v for k, v in trial.system_attrs.items() if k != "fixed_params" and not k.startswith("constraints")},
     )
     if trial.state == TrialState.COMPLETE:
@@ -61,10 +63,32 @@ def known_of(spec: StudySpec, trial: FrozenTrial) -> Known:
     return known
 
 
-def results(study: optuna.Study) -> list[list[FrozenTrial]]:
-    """Complete trials that keep every constraint, grouped by point; a point's replicates follow its first trial."""
+def write_measured(report: Mapping[str, float]) -> dict[str, float | None]:
+    """What of a report is kept in the storage under MEASURED: JSON has no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in measured(report).items()}
+
+
+def read_measured(kept: Mapping[str, float | None]) -> dict[str, float]:
+    """The reverse, by metric name."""
+    return {name: math.nan if value is None else value for name, value in kept.items()}
+
+
+def why_not(spec: StudySpec, trial: FrozenTrial) -> str:
+    """Why a complete trial cannot be on the front; empty where it can. Asked of what was measured, not of what was
+    said when it ended: constraints may have changed since."""
+    of_targets = {m.ledger_name: v for m, v in zip(spec.targets, trial.values, strict=True)}
+    report = as_report(read_measured(trial.user_attrs.get(MEASURED, {})))
+    return spec.why_not_eligible(COMPLETE, trial.values, {**report, **of_targets})
+
+
+def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def results(study: optuna.Study, spec: StudySpec) -> list[list[FrozenTrial]]:
+    """Trials that can be on the front, grouped by point; a point's replicates follow its first trial."""
     groups: dict[str, list[FrozenTrial]] = {}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        if all(v <= 0 for v in trial.constraints.values()):
+    for trial in complete_trials(study):
+        if not why_not(spec, trial):
             groups.setdefault(json.dumps(trial.params, sort_keys=True), []).append(trial)
     return list(groups.values())

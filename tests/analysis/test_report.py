@@ -158,11 +158,11 @@ def test_a_killed_command_leaves_the_old_page_or_none(storage: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "objectives", "words"),
     [
-        ([], None, "No trial is complete"),
+        ([], None, "no trial is complete"),
         ([(metrics.FAILED, {"lr": 0.1}, {}, [])], None, "1 failed"),
         ([(metrics.RUNNING, {"lr": 0.1}, scored(1, 1), [])], None, "1 running"),
         ([(metrics.COMPLETE, {"lr": 0.1}, scored(50, 5), [])], None, "at least as good as every other"),
-        ([(metrics.COMPLETE, {"lr": 0.1}, scored(50, math.nan), [])], None, "No trial is complete"),
+        ([(metrics.COMPLETE, {"lr": 0.1}, scored(50, math.nan), [])], None, "1 complete trial is not eligible"),
         ([(metrics.COMPLETE, {"lr": 0.1 * i}, {"val/loss": 2.0 - i}, []) for i in (1, 2)], {"loss": "minimize"}, "0.2"),
         (
             [(metrics.COMPLETE, {"lr": 0.1 * i}, {**scored(i, 9 - i), "val/loss": 2.0 - i}, []) for i in (1, 2, 3)],
