@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: What a trial can be kept off a front for, by name.
 CONSTRAINED: dict[str, Metric] = {**OBJECTIVES, UNDEFINED_SHARE.name: UNDEFINED_SHARE}
 _LISTED = 5  # trials whose reasons one line holds
-_UNITS = {"%": " %", "nats": " nats", "pp over random maps": " pp"}
+_UNITS = ("%", "nats", "pp")  # those that are said behind a number
 
 
 def why_not_eligible(
@@ -49,7 +49,7 @@ def why_not_eligible(
             low = constraint.min is not None and value < constraint.min
             bound, side = (constraint.min, "below") if low else (constraint.max, "above")
             assert bound is not None
-            unit = _UNITS.get(CONSTRAINED[name].unit, "")
+            unit = f" {CONSTRAINED[name].short_unit}" if CONSTRAINED[name].short_unit in _UNITS else ""
             reasons.append(f"{name} {_apart(value, bound)}{unit} is {side} {bound:g}")
     if broken.get(UNDEFINED_SHARE.name, 0.0) > 0:
         share = report[UNDEFINED_SHARE.ledger_name]

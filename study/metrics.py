@@ -27,6 +27,11 @@ class Metric:
     describes: str
     error_name: str = ""  # ledger name of its standard error over images, where it has one
 
+    @property
+    def short_unit(self) -> str:
+        """As it stands behind a number: without what the number is a difference to."""
+        return self.unit.split(" over ")[0]
+
 
 ACCURACY_ERROR = "val/accuracy_standard_error"  # binomial, over images, pp
 FAITHFULNESS_ERROR = "val/faithfulness_standard_error"  # of the mean over images
@@ -44,13 +49,13 @@ def _over_images(name: str, unit: str, describes: str, *, error: bool = True) ->
 # Ways to say in one number how faithful a network's maps are; docs/decisions/0005 compares them.
 DELETION_AGREEMENT = _over_images(
     "deletion_agreement",
-    "% over other images' maps",
+    "pp over other images' maps",
     "rank correlation of a map's cells with the drop of the class's logit when a cell is deleted, minus the same for "
     "maps of other images, mean over distinct methods",
 )
 SUBSET_AGREEMENT = _over_images(
     "subset_agreement",
-    "% over other images' maps",
+    "pp over other images' maps",
     "correlation of the sum of a map's cells that are left with the class's logit over random halves of the cells, "
     "minus the same for maps of other images, mean over distinct methods",
 )

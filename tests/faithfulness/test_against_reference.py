@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy import stats
-from scipy import ndimage
+from scipy import ndimage, stats
 from torch import Tensor, nn
 
 from study.config import EvaluationConfig
@@ -128,9 +127,7 @@ def test_excesses_and_agreements_equal_slow_float64() -> None:
     images = (nn.functional.interpolate(coarse, size=(32, 32), mode="bicubic").clamp(0, 1) * 255).to(torch.uint8)
     labels = torch.tensor([1, 5, 2, 7])
     config = EvaluationConfig(methods=("grad_cam",), random_seed=5)
-    report = evaluate_faithfulness(
-        network, images, labels, mean=MEAN, std=STD, config=config, temperature=temperature
-    )
+    report = evaluate_faithfulness(network, images, labels, mean=MEAN, std=STD, config=config, temperature=temperature)
     slow = Reference(network, PROTOCOLS["paper"])
     with torch.no_grad():
         for parameter in slow.network.head.parameters():  # type: ignore[operator, union-attr]

@@ -36,7 +36,7 @@ def test_it_follows_the_logits_scale() -> None:
 
 
 def test_bounds_scale_with_the_logits() -> None:
-    logits, labels = logits_and_labels()
+    logits, _ = logits_and_labels()
     spread = float((logits - logits.mean(1, keepdim=True)).square().mean().sqrt())
     wrong = (logits.argmin(1), logits.argmax(1))
     assert fit_temperature(logits, wrong[0]) == pytest.approx(BOUNDS[1] * spread)  # the more certain the worse

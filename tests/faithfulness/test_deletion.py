@@ -58,8 +58,7 @@ def test_masked_logits_delete_the_cells_they_name() -> None:
 def test_the_reference_finds_a_linear_network() -> None:
     torch.manual_seed(0)
     effect = torch.randn(5, 16, dtype=torch.float64)
-    kept = torch.cat(
-        [torch.ones(5, 1, 16, dtype=torch.bool), deletion.single_deletions().expand(5, -1, -1), deletion.random_halves(5, 0)], 1
-    )  # fmt: skip
+    whole, single = torch.ones(5, 1, 16, dtype=torch.bool), deletion.single_deletions().expand(5, -1, -1)
+    kept = torch.cat([whole, single, deletion.random_halves(5, 0)], 1)
     logits = (kept.double() @ effect[:, :, None]).squeeze(2) + 3
     torch.testing.assert_close(deletion.reference_map(kept, logits), effect.relu())

@@ -67,9 +67,8 @@ def test_from_given_maps() -> None:
         protocol = PROTOCOLS["paper"]
         blurred = gaussian_blur(x, protocol.blur_kernel, protocol.blur_sigma)
         hidden = torch.zeros_like(x)
-        batch = Batch(
-            x, pixels, blurred, hidden, target, network(x), network(blurred), network(hidden), shift, scale, over_blur=False
-        )  # fmt: skip
+        logits = (network(x), network(blurred), network(hidden))
+        batch = Batch(x, pixels, blurred, hidden, target, *logits, shift, scale, over_blur=False)
         found = score_batch(network, batch, {"given": maps}, PROTOCOLS["paper"])
     assert PROTOCOLS["paper"].identity == FIXTURE["protocol"]
     for part in PARTS:

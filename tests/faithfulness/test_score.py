@@ -61,7 +61,8 @@ def score(
     stand_ins = changes.pop("stand_ins", None)
     config = EvaluationConfig(images=None, **changes)  # type: ignore[arg-type]
     return evaluate_faithfulness(
-        network, images, labels, mean=MEAN, std=STD, config=config, temperature=temperature, stand_ins=stand_ins,  # type: ignore[arg-type]
+        network, images, labels, mean=MEAN, std=STD, config=config, temperature=temperature,
+        stand_ins=stand_ins,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -133,7 +134,8 @@ def test_confidence_buys_nothing(factor: float) -> None:
         for parameter in scaled.head.parameters():  # type: ignore[union-attr, operator]
             parameter.mul_(factor)
     reports = [
-        score(n, NOISE, LABELS, calibrate(n, NOISE, LABELS, mean=MEAN, std=STD), methods=CAMS) for n in (network, scaled)
+        score(n, NOISE, LABELS, calibrate(n, NOISE, LABELS, mean=MEAN, std=STD), methods=CAMS)
+        for n in (network, scaled)
     ]
     assert reports[1].temperature == pytest.approx(factor * reports[0].temperature, rel=1e-5)
     for method in CAMS:
@@ -178,7 +180,8 @@ def test_masking_may_take_fewer_images(tiny: nn.Module, tmp_path: object) -> Non
     few, all_of_them = score(tiny, NOISE, LABELS, masking_images=5, batch_size=4), score(tiny, NOISE, LABELS)
     assert few.masking_images == 5 and few.images == 12
     for name, values in few.per_image.items():
-        assert len(values) == (5 if name.split("/")[-1] in (*PARTS, "masking_excess", "own_excess", "other_excess") else 12)
+        made_by_masking = name.split("/")[-1] in (*PARTS, "masking_excess", "own_excess", "other_excess")
+        assert len(values) == (5 if made_by_masking else 12)
         np.testing.assert_allclose(
             values.astype(float), all_of_them.per_image[name][: len(values)].astype(float), rtol=1e-4, atol=1e-3
         )
@@ -241,8 +244,8 @@ def test_every_method_and_stand_in_is_scored() -> None:
     seen: list[tuple[int, int]] = []
     report = evaluate_faithfulness(
         build("tiny", 10), images, torch.tensor([1, 2, 3]), mean=MEAN, std=STD, masks=masks, temperature=1.5,
-        stand_ins={"given": torch.rand(3, 5, 5)}, config=EvaluationConfig(methods=tuple(METHODS), images=None, batch_size=2),
-        on_images=lambda done, of: seen.append((done, of)),
+        stand_ins={"given": torch.rand(3, 5, 5)}, on_images=lambda done, of: seen.append((done, of)),
+        config=EvaluationConfig(methods=tuple(METHODS), images=None, batch_size=2),
     )  # fmt: skip
     assert report.methods.keys() == {*METHODS, "given"} and seen == [(2, 6), (3, 6), (5, 6), (6, 6)]
     for scores in report.methods.values():
