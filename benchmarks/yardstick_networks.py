@@ -61,9 +61,9 @@ def entries(source: str) -> list[Entry]:
     pair("airbench16-3", "airbench16", 3)
     for seed in range(5):
         config = TrialConfig(
-            "small", 1, 0.1, reg_weight=3.0, batch_size=64, seed=seed, data=part, evaluation=_EVALUATION
+            "tiny", 1, 0.1, reg_weight=3.0, batch_size=64, seed=seed, data=part, evaluation=_EVALUATION
         )
-        found.append(Entry("collapsed", "small-collapsed", config, (0, 1)))
+        found.append(Entry("collapsed", "tiny-collapsed", config, (0, 1)))
     pair("tiny-4", "tiny", 4)
     pair("airbench16-3-lambda0.3", "airbench16", 3, reg_weight=0.3)
     pair("tiny-4-lambda0.3", "tiny", 4, reg_weight=0.3)

@@ -77,7 +77,7 @@ def evaluate_faithfulness(
 
     first = scorer.first_pass(masks=masks, stand_ins=stand_ins or {}, options=options, tell=tell)
     sources = {**first.maps, names.REFERENCE_MAPS: first.reference}
-    masked = scorer.masking(first, sources, tell=lambda done: tell(scorer.n + done))
+    masked = scorer.masking(first, sources, images=scorer.masked_n, tell=lambda done: tell(scorer.n + done))
     return report_of(
         {**first.columns, **scorer.agreements(first, sources), **masked},
         config,
@@ -277,10 +277,10 @@ class Scorer:
         first: FirstPass,
         sources: Mapping[str, Tensor],
         *,
-        images: int | None = None,
+        images: int,
         tell: Callable[[int], None] = lambda done: None,
     ) -> dict[str, Tensor]:
-        """Columns of every source's masking excess on the first ``images`` (None: ``masked_n``), in percentage points.
+        """Columns of every source's masking excess on the first ``images``, in percentage points.
 
         ``own_excess``: what the map's place adds over the same map moved; ``other_excess``: the same of another image's
         map; ``masking_excess``: the difference, 0 where the own map is undefined.
@@ -289,7 +289,7 @@ class Scorer:
         partner = grid.partners(self.n)
         parts: dict[str, list[Tensor]] = {}
         with torch.no_grad():
-            for rows in self._batches(images or self.masked_n):
+            for rows in self._batches(images):
                 batch = self._again(rows, first)
                 masks: dict[str, Tensor] = {}
                 for name, map_nGG in sources.items():
