@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from study import metrics
+from study.config import DEFAULTS
 from study.errors import InputError
 from study.ledger import TrialRecord
 from study.metrics import OBJECTIVES, SCORE, Metric
@@ -128,7 +129,9 @@ def trials_table(
         "duration_s": pa.array([_duration(r) for r in records], pa.float64()),
     }
     for name in params:
-        arrays[name] = _param_array([r.params.get(name) for r in records])
+        # A run of a version that did not know the parameter; one without any param has not begun.
+        default = DEFAULTS.get(name)
+        arrays[name] = _param_array([r.params.get(name, default if r.params else None) for r in records])
     for metric in dict.fromkeys([*objectives_of(study, spec), metrics.ACCURACY, metrics.FAITHFULNESS]):
         arrays[metric.name] = pa.array([_objective(metric, r, spec) for r in records], pa.float64())
     for name in sorted({name for r in records for name in r.metrics}):

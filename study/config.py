@@ -236,6 +236,22 @@ class TrialConfig:
         return fingerprint(self.to_dict())
 
 
+def _defaults(kind: type, prefix: str = "") -> dict[str, Any]:
+    return {
+        prefix + f.name: list(f.default) if isinstance(f.default, tuple) else f.default
+        for f in dataclasses.fields(kind)
+        if f.default is not dataclasses.MISSING
+    }
+
+
+#: Parameters that have a default, by dotted name. A training recorded before a parameter existed ran with the default.
+DEFAULTS: dict[str, Any] = {
+    **_defaults(TrialConfig),
+    **_defaults(DataConfig, "data."),
+    **_defaults(EvaluationConfig, "evaluation."),
+}
+
+
 def fingerprint(value: Any) -> str:
     """SHA-256 (hex) of a JSON value in canonical form: independent of key order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -176,7 +176,7 @@ def _on_cluster(
                 raise
             return _refuse_without_gpu(spec)
         identity, fingerprint, n_classes = _open_data(spec)
-        check_same_study(storage, name, identity, fingerprint)
+        fingerprint = check_same_study(storage, name, identity, fingerprint)
         write_study(storage, name, spec, identity, fingerprint)
 
         from study.tuning.searcher import StudySearcher

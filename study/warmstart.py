@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from study import metrics
-from study.config import TrialConfig
+from study.config import DEFAULTS, TrialConfig
 from study.errors import InputError
 from study.ledger import Ledger, TrialRecord
 from study.ledger.records import flatten, parse
@@ -101,7 +101,8 @@ def _values(spec: StudySpec, record: TrialRecord) -> list[float] | None:
 def _changed(config: TrialConfig, params: dict[str, Any]) -> set[str]:
     """In which settings a training here would differ from the recorded one; the seed is a repetition, no change."""
     mine = {k: parse(v) for k, v in flatten(config.to_dict()).items()}
-    return {k for k in mine if mine[k] != params.get(k)} - _NO_MATTER - {"seed"}
+    theirs = {**DEFAULTS, **params}
+    return {k for k in mine if mine[k] != theirs.get(k)} - _NO_MATTER - {"seed"}
 
 
 def _front_first(
