@@ -105,10 +105,11 @@ def find_front(study: StudyTable) -> Front:
 
 
 def eligible(study: StudyTable) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(trials,) True for complete trials with finite objectives: only they can be on the front."""
+    """(trials,) True for complete trials with finite objectives of one protocol: only they can be on the front."""
     import numpy as np
 
-    return study.with_state(metrics.COMPLETE) & np.isfinite(study.values()).all(axis=1)
+    comparable = np.array([not reason for reason in study.other_protocol()], bool)
+    return study.with_state(metrics.COMPLETE) & np.isfinite(study.values()).all(axis=1) & comparable
 
 
 def front_mask(study: StudyTable) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -170,7 +171,13 @@ def print_front(study: StudyTable, front: Front) -> None:
     say = lambda text: console.print(text, soft_wrap=True)  # noqa: E731
     counts = ", ".join(f"{n} {state}" for state, n in study.counts().items()) or "none yet"
     say(f"study {study.name} · {len(study.trials)} trials ({counts})")
-    without = study.counts().get(metrics.COMPLETE, 0) - int(front.eligible.sum())
+    others = study.other_protocol()
+    for reason in sorted(set(filter(None, others))):
+        say(
+            f"{others.count(reason)} complete trials are {reason}, so they are not on the front; "
+            f"`python -m study.rescore {study.name}` scores them again"
+        )
+    without = study.counts().get(metrics.COMPLETE, 0) - int(front.eligible.sum()) - len(list(filter(None, others)))
     if without:
         names = " or ".join(m.name for m in study.objectives)
         say(f"{without} complete trials have no finite {names}, so they cannot be on the front")
