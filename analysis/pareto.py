@@ -181,6 +181,9 @@ def print_front(study: StudyTable, front: Front) -> None:
     say = lambda text: console.print(text, soft_wrap=True)  # noqa: E731
     counts = ", ".join(f"{n} {state}" for state, n in study.counts().items()) or "none yet"
     say(f"study {study.name} · {len(study.trials)} trials ({counts})")
+    others = study.other_protocol()
+    for reason in sorted(set(filter(None, others))):
+        say(f"{others.count(reason)} complete trials are {reason}; `python -m study.rescore {study.name}` scores them again")
     outside, rows = study.not_eligible(), front_rows(study, front)
     if not rows:
         say(f"front: empty, {empty_line(outside)}")

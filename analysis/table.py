@@ -29,6 +29,7 @@ FIXED = pa.schema(
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("state", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
+        pa.field("protocol", pa.string()),  # identity of the protocol that its scores were made under
         pa.field("run_id", pa.string(), nullable=False),
         pa.field("started", pa.timestamp("ms", "UTC"), nullable=False),
         pa.field("ended", pa.timestamp("ms", "UTC")),
@@ -98,7 +99,7 @@ class StudyTable:
             there = [m.ledger_name for m in CONSTRAINED.values() if m.ledger_name in self.trials.column_names]
             columns = [self.column(name) for name in there]
             rows = zip(self.column("state"), self.values().tolist(), *columns, strict=True)
-            self._reasons[constrained] = [
+            reasons = [
                 why_not_eligible(
                     state,
                     values,
@@ -108,12 +109,25 @@ class StudyTable:
                 )
                 for state, values, *report in rows
             ]
+            self._reasons[constrained] = [o or r for r, o in zip(reasons, self.other_protocol(), strict=True)]
         return self._reasons[constrained]
 
     def not_eligible(self) -> list[tuple[int, str]]:
         """Number and reason of every complete trial that cannot be on the front."""
         rows = zip(self.column("trial"), self.column("state"), self.why_not(), strict=True)
         return [(trial, reason) for trial, state, reason in rows if reason and state == metrics.COMPLETE]
+
+    def other_protocol(self) -> list[str]:
+        """(trials,) e.g. ``scored under paper/1`` where a complete trial's protocol is not the study's latest; else "".
+
+        Scores of two protocols do not compare. A trial that does not say its protocol is taken for one of the latest.
+        """
+        of_complete = [
+            protocol if state == metrics.COMPLETE else None
+            for protocol, state in zip(self.column("protocol"), self.column("state"), strict=True)
+        ]
+        latest = max((p for p in of_complete if p), key=_version, default=None)
+        return [f"scored under {p}" if p and p != latest else "" for p in of_complete]
 
     def varied(self) -> list[str]:
         """Params that differ between trials."""
@@ -129,6 +143,11 @@ class StudyTable:
         names = [name for name in self.params if name not in NOT_CONFIGURATION]
         columns = [self.column(name) for name in names]
         return [json.dumps(values) for values in zip(*columns, strict=True)] if columns else [""] * len(self.trials)
+
+
+def _version(protocol: str) -> tuple[int, str]:
+    name, _, version = protocol.rpartition("/")
+    return int(version) if version.isdigit() else 0, name
 
 
 def objectives_of(study: str, spec: Mapping[str, Any]) -> tuple[Metric, ...]:
@@ -153,6 +172,7 @@ def trials_table(
         "seed": pa.array([r.seed for r in records], pa.int64()),
         "state": pa.array([r.state for r in records], pa.string()),
         "reason": pa.array([r.tags.get(metrics.TAG_REASON) for r in records], pa.string()),
+        "protocol": pa.array([r.protocol or None for r in records], pa.string()),
         "run_id": pa.array([r.run_id for r in records], pa.string()),
         "started": pa.array([r.start_ms for r in records], FIXED.field("started").type),
         "ended": pa.array([_ended(r) for r in records], FIXED.field("ended").type),

@@ -236,11 +236,19 @@ class TrialConfig:
         return fingerprint(self.to_dict())
 
 
-#: Parameters that have a default. A training recorded before a parameter existed ran with the default.
+def _defaults(kind: type, prefix: str = "") -> dict[str, Any]:
+    return {
+        prefix + f.name: list(f.default) if isinstance(f.default, tuple) else f.default
+        for f in dataclasses.fields(kind)
+        if f.default is not dataclasses.MISSING
+    }
+
+
+#: Parameters that have a default, by dotted name. A training recorded before a parameter existed ran with the default.
 DEFAULTS: dict[str, Any] = {
-    f.name: list(f.default) if isinstance(f.default, tuple) else f.default
-    for f in dataclasses.fields(TrialConfig)
-    if f.default is not dataclasses.MISSING
+    **_defaults(TrialConfig),
+    **_defaults(DataConfig, "data."),
+    **_defaults(EvaluationConfig, "evaluation."),
 }
 
 

@@ -70,7 +70,7 @@ MASKING_SHARE = _over_images(
 )
 CANDIDATES: tuple[Metric, ...] = (DELETION_AGREEMENT, SUBSET_AGREEMENT, MASKING_EXCESS, MASKING_SHARE)
 
-#: The candidate that ``faithfulness`` is.
+#: The candidate that ``faithfulness`` is; another one is a new version of every protocol.
 FAITHFULNESS_IS = DELETION_AGREEMENT
 FAITHFULNESS = Metric(
     "faithfulness",
@@ -135,8 +135,17 @@ PARTS: dict[str, Direction] = {
     "deletion": "minimize",
 }
 
-#: Names of the faithfulness protocols (study/faithfulness/protocols.py holds what they mean).
-PROTOCOLS: tuple[str, ...] = ("paper", "rise", "dense", "blur")
+#: Faithfulness protocols (study/faithfulness/protocols.py holds what they mean): name -> version. A version covers all
+#: that a score depends on beside the network and the specification: masking, control, temperature, grid, and which
+#: candidate ``FAITHFULNESS_IS``. tests/faithfulness/test_identity.py fails where one of these changes and it does not.
+PROTOCOL_VERSIONS: dict[str, int] = {"paper": 2, "rise": 2, "dense": 2, "blur": 2}
+PROTOCOLS: tuple[str, ...] = tuple(PROTOCOL_VERSIONS)
+
+
+def protocol_identity(name: str) -> str:
+    """E.g. ``paper/2``: two scores may be compared only where it is the same."""
+    return f"{name}/{PROTOCOL_VERSIONS[name]}"
+
 
 TEMPERATURE = "val/temperature"  # at which the network's probabilities are calibrated; 1 is the network as it is
 OTHER_EXCESS = "val/other_excess"  # pp: masking excess that other images' maps get
@@ -171,6 +180,12 @@ def undefined_metric(method: str) -> str:
     return f"saliency/{method}/undefined_maps"
 
 
+def is_score(name: str) -> bool:
+    """Whether a ledger metric comes from scoring maps, and so holds under the protocol of its run alone."""
+    of_training = (ACCURACY.ledger_name, ACCURACY_ERROR, LOSS.ledger_name)
+    return (name.startswith(("val/", "saliency/")) and name not in of_training) or name == IMAGE_SECONDS
+
+
 # Ledger tags.
 TAG_KEY = "study.key"  # NAME/trial/seed: unique in the ledger
 TAG_STUDY = "study.name"
@@ -180,7 +195,7 @@ TAG_FINGERPRINT = "study.fingerprint"
 TAG_STATE = "study.state"  # one of STATES
 TAG_ATTEMPT = "study.attempt"  # token of the attempt that may write to the run
 TAG_REASON = "study.reason"  # why a trial ended without a score
-TAG_PROTOCOL = "study.protocol"
+TAG_PROTOCOL = "study.protocol"  # identity of the protocol that all scores of the run were made under
 TAG_HOST = "study.host"  # address of the machine that ran the trial, the last one
 TAG_ROLE = "study.role"  # study | trial
 TAG_TWIN_OF = "study.twin_of"  # number of the trial whose lambda = 0 twin this is

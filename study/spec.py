@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from study.config import DataConfig, EvaluationConfig, TrialConfig, fingerprint
 from study.eligible import violations, why_not_eligible
 from study.errors import InputError, expanded
-from study.metrics import OBJECTIVES, SCORE, Direction, Metric
+from study.metrics import OBJECTIVES, SCORE, Direction, Metric, protocol_identity
 from study.space import Parameter, Point, Scalar, Strict, active, complete, grid, ordered
 from study.specfile import read_yaml
 from study.terms import Budget, Constraint, Fidelity, Resources, Stopping, check_constrained, parse_duration
@@ -139,6 +139,11 @@ class StudySpec(Strict):
     @property
     def data_config(self) -> DataConfig:
         return DataConfig(**self.data)
+
+    @property
+    def protocol(self) -> str:
+        """Identity of the protocol that this version scores its trials under, e.g. ``paper/2``."""
+        return protocol_identity(EvaluationConfig(**self.evaluation).protocol)
 
     @property
     def targets(self) -> list[Metric]:

@@ -1,8 +1,9 @@
 """What an earlier study found, as a start for another one: results where they compare, points to try where not.
 
 A complete trial of the earlier study whose training and scoring would be the same here is a result: the sampler learns
-from it, and it is not run again. Of the others, those on the earlier study's front are tried here. Where only the
-horizon grew, and the learning rate does not depend on the horizon, they go on from their checkpoints.
+from it, and it is not run again. Scores of another protocol are none. Of the other trials, those on the earlier study's
+front are tried here. Where only the horizon grew, and the learning rate does not depend on the horizon, they go on from
+their checkpoints.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def warm_start(
     for record, point in fitting:
         values = _values(spec, record)
         changed = _changed(spec.trial_config(point), record.params)
-        if values is not None and not foreign and not changed:
+        if values is not None and not foreign and not changed and record.protocol == spec.protocol:
             results.append((point, values, record.metrics))
         else:
             others.append((record, point, not foreign and bool(changed) and changed <= _HORIZON))
@@ -64,7 +65,7 @@ def warm_start(
     points: list[tuple[Point, Path | None]] = []
     continued = 0
     constraints = constraints_of(ledger.study, ledger.record().spec)
-    for record, point, only_horizon in _front_first(spec, others, constraints):
+    for record, point, only_horizon in _first_of_each_protocol(spec, others, constraints):
         longer = int(record.params["epochs"]) < spec.fidelity.max_epochs
         file = trial_folder(storage, ledger.study, record.trial) / metrics.CHECKPOINT_FILE
         storage.pull(file)
@@ -78,6 +79,12 @@ def warm_start(
         said += (
             f"; from the start, because schedule {spec.fixed.get('schedule', TrialConfig.schedule)} depends on "
             "fidelity.max_epochs"
+        )
+    of_others = sorted({r.protocol for r, _ in fitting} - {"", spec.protocol})
+    if of_others and not foreign:
+        said += (
+            f"; no result of {', '.join(of_others)} holds here, under {spec.protocol}: `python -m study.rescore "
+            f"{ledger.study}` first, and they do"
         )
     if len(fitting) < len(records):
         said += f"; {len(records) - len(fitting)} lie outside this space"
@@ -108,6 +115,17 @@ def _changed(config: TrialConfig, params: dict[str, Any]) -> set[str]:
     mine = {k: parse(v) for k, v in flatten(config.to_dict()).items()}
     theirs = {**DEFAULTS, **params}
     return {k for k in mine if mine[k] != theirs.get(k)} - _NO_MATTER - {"seed"}
+
+
+def _first_of_each_protocol(
+    spec: StudySpec, others: Sequence[tuple[TrialRecord, Point, bool]], constraints: Mapping[str, Constraint]
+) -> list[tuple[TrialRecord, Point, bool]]:
+    """:func:`_front_first` among the trials of each protocol, whose scores do not compare; the present one's first."""
+    found: list[tuple[TrialRecord, Point, bool]] = []
+    for protocol in sorted({r.protocol for r, *_ in others}, key=lambda p: (p != spec.protocol, p)):
+        of_one = _front_first(spec, [o for o in others if o[0].protocol == protocol], constraints)
+        found += [o for o in of_one if all(o[1] != f[1] for f in found)]
+    return found
 
 
 def _front_first(

@@ -17,6 +17,7 @@ COMMANDS = (
     "study.run",
     "study.train",
     "study.evaluate",
+    "study.rescore",
     "study.status",
     "study.ui",
     "analysis.load",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from study.metrics import FAITHFULNESS_IS
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -14,7 +16,7 @@ class Protocol:
     which insertion starts; deletion ends at zero in normalised space, the mean colour. ``step_rows``: pixels revealed
     or removed per step, in image rows (a fraction is part of a row); all channels of a pixel at once. ``hidden``: what
     a mask or a deletion leaves: a colour (black under a mask, as the authors' code has it, and the mean colour where
-    pixels or cells are deleted), or the blurred image.
+    pixels or cells are deleted), or the blurred image. ``faithfulness``: which of the candidates the version calls so.
 
     What follows has one value in every protocol; whoever needs another adds the field, the code and a new version.
     The map is min-max normalised at
@@ -40,10 +42,12 @@ class Protocol:
     blur_sigma: float
     step_rows: float
     hidden: Literal["colour", "blurred"] = "colour"
+    faithfulness: str = "deletion_agreement"
 
     @property
     def identity(self) -> str:
         """E.g. ``paper/2``; two scores may be compared only where it is the same."""
+        assert self.faithfulness == FAITHFULNESS_IS.name, "another faithfulness is another version of the protocols"
         return f"{self.name}/{self.version}"
 
     def step_pixels(self, width: int) -> int:

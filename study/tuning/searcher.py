@@ -30,6 +30,7 @@ from study.tuning.proposer import Known, Learning, Proposer, decode, distributio
 from study.tuning.queueing import Result, queue_replicates, queue_twins, take_over
 from study.tuning.stored import (
     MEASURED,
+    PROTOCOL,
     REASON,
     REPLICATE_OF,
     RUNGS,
@@ -84,6 +85,8 @@ class StudySearcher(Searcher):
         self._live: dict[str, optuna.Trial] = {}  # Ray's trial id -> Optuna's trial
         self._stopped: dict[str, int] = {}  # Ray's trial id -> after how many epochs
         trials = self._study.get_trials(deepcopy=False)
+        if not trials:
+            self._study.set_user_attr(PROTOCOL, spec.protocol)
         self._known = {t.number: known_of(spec, t) for t in trials}
         self._asked = {t.number for t in trials if searched(t) and t.state != TrialState.WAITING}
         self._take_warm()

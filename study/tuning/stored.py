@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -24,6 +25,7 @@ RUNGS = "rungs"  # epoch -> target values
 STOPPED_AFTER = "stopped_after_epochs"
 MEASURED = "measured"  # all that may be constrained, as last reported; None: not finite
 WARM = "warm_start"  # of the study: what other studies found
+PROTOCOL = "protocol"  # of the study: identity of the protocol that all values in it were made under
 
 IN_MEMORY = "memory://"  # a storage that ends with the process
 
@@ -35,6 +37,22 @@ def open_study(url: str, name: str, directions: Sequence[Direction]) -> optuna.S
     else:
         storage = optuna.storages.RDBStorage(url, skip_compatibility_check=False)
     return optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+
+
+def stored_protocol(file: Path, name: str) -> str | None:
+    """Under which protocol the values in a storage were made: empty where it does not say, as versions before there
+    were two protocols did not. None where there is no trial yet."""
+    if not file.exists():
+        return None
+    storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
+    try:
+        studies = {study.study_name: study for study in storage.get_all_studies()}
+        if name not in studies or not storage.get_n_trials(studies[name]._study_id):
+            return None
+        return str(studies[name].user_attrs.get(PROTOCOL, ""))
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def searched(trial: FrozenTrial | optuna.Trial) -> bool:
