@@ -183,7 +183,10 @@ def print_front(study: StudyTable, front: Front) -> None:
     say(f"study {study.name} · {len(study.trials)} trials ({counts})")
     others = study.other_protocol()
     for reason in sorted(set(filter(None, others))):
-        say(f"{others.count(reason)} complete trials are {reason}; `python -m study.rescore {study.name}` scores them again")
+        say(
+            f"{others.count(reason)} complete trials are {reason}, so they are not on the front; "
+            f"`python -m study.rescore {study.name}` scores them again"
+        )
     outside, rows = study.not_eligible(), front_rows(study, front)
     if not rows:
         say(f"front: empty, {empty_line(outside)}")

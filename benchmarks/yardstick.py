@@ -24,8 +24,8 @@ from study.data import Dataset, open_dataset
 from study.faithfulness import grid
 from study.faithfulness.calibration import calibrate
 from study.faithfulness.localization import centre_map
+from study.faithfulness.passes import FirstPass, Scorer, on_grid
 from study.faithfulness.randomization import cascade
-from study.faithfulness.score import FirstPass, Scorer, on_grid
 from study.saliency import saliency_maps
 from study.training.checkpoint import load_model
 
