@@ -21,7 +21,7 @@ from analysis.report import charts, facts, trials
 from analysis.report.thumbnails import Gallery, make_gallery
 from analysis.twins import EXPLAINED, compare_pair, find_twins, label, over_results
 from study.eligible import empty_line, reasons_line
-from study.metrics import COMPLETE, LOG_ARTIFACTS, OBJECTIVES, TRIAL_LOG, Metric
+from study.metrics import COMPLETE, FAITHFULNESS, LOG_ARTIFACTS, OBJECTIVES, TRIAL_LOG, Metric
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,6 +89,8 @@ def collect(
         "why_empty": empty_line(outside),
         "reference": ", ".join(f"{m.name} {m.reference:g}" for m in study.objectives),
         "sections": _sections(ledger, study, front, rows, plain, content),
+        "method_heads": trials.method_heads(),
+        "faithfulness": FAITHFULNESS,
         "gallery": content.gallery,
         "why_no_maps": content.why_no_maps,
         "effects": content.effects,
