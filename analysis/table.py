@@ -31,7 +31,6 @@ FIXED = pa.schema(
         pa.field("reason", pa.string()),
         pa.field("protocol", pa.string()),  # identity of the protocol that its scores were made under
         pa.field("run_id", pa.string(), nullable=False),
-        pa.field("protocol", pa.string()),  # of the scores: those of two protocols are not compared
         pa.field("started", pa.timestamp("ms", "UTC"), nullable=False),
         pa.field("ended", pa.timestamp("ms", "UTC")),
         pa.field("duration_s", pa.float64()),  # wall clock from first opening to last end, interruptions included
@@ -175,7 +174,6 @@ def trials_table(
         "reason": pa.array([r.tags.get(metrics.TAG_REASON) for r in records], pa.string()),
         "protocol": pa.array([r.protocol or None for r in records], pa.string()),
         "run_id": pa.array([r.run_id for r in records], pa.string()),
-        "protocol": pa.array([r.tags.get(metrics.TAG_PROTOCOL) for r in records], pa.string()),
         "started": pa.array([r.start_ms for r in records], FIXED.field("started").type),
         "ended": pa.array([_ended(r) for r in records], FIXED.field("ended").type),
         "duration_s": pa.array([_duration(r) for r in records], pa.float64()),

@@ -158,14 +158,12 @@ def compare_pair(ledger: Ledger, study: StudyTable, pair: Pair) -> Compared:
     reason = study.why_not()[pair.plain]
     twin = f"λ 0; not eligible: {reason}" if reason else "λ 0"
     title = f"trial {numbers[0]} (λ {weight:.3g}) against trial {numbers[1]} ({twin})"
-    protocols = [study.column("protocol")[row] for row in (pair.regularized, pair.plain)]
-    if protocols[0] != protocols[1]:
-        why = f"they are scored under {protocols[0]} and {protocols[1]}; python -m study.rescore {study.name}"
-        return Compared(numbers[0], numbers[1], title, 0, None, why)
     try:
-        protocols = [study.column("protocol")[row] or "an unknown protocol" for row in (pair.regularized, pair.plain)]
-        if protocols[0] != protocols[1]:
-            raise InputError(f"they were scored under {protocols[0]} and {protocols[1]}; score both under one")
+        protocols = [study.column("protocol")[row] for row in (pair.regularized, pair.plain)]
+        if None not in protocols and protocols[0] != protocols[1]:
+            raise InputError(
+                f"they are scored under {protocols[0]} and {protocols[1]}; python -m study.rescore {study.name}"
+            )
         scores = [image_scores(per_image(ledger, study, row)) for row in (pair.regularized, pair.plain)]
         return Compared(numbers[0], numbers[1], title, len(scores[0]["label"]), compare(*scores))
     except InputError as error:

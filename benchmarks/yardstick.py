@@ -54,9 +54,9 @@ class Subject:
         )  # fmt: skip
 
     def about(self) -> dict[str, Any]:
-        """Accuracy on all validation images (%; NaN untrained), temperature and what was trained how."""
+        """Accuracy on all validation images (%; None untrained), temperature and what was trained how."""
         config = self.card["config"]
-        accuracy = self.card["scores"].get(metrics.ACCURACY.ledger_name, math.nan)
+        accuracy = self.card["scores"].get(metrics.ACCURACY.ledger_name)
         kept = ("network", "epochs", "lr", "reg_weight", "seed")
         return {"accuracy": accuracy, "temperature": self.temperature, **{k: config[k] for k in kept}}
 

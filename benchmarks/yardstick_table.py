@@ -97,7 +97,7 @@ def networks(rows: Sequence[Row]) -> str:
     )
     body = []
     for r in shown:
-        accuracy = "–" if r["accuracy"] is None or math.isnan(r["accuracy"]) else f"{r['accuracy']:.1f}"
+        accuracy = "–" if r["accuracy"] is None else f"{r['accuracy']:.1f}"
         body.append(
             [r["name"], r["group"], accuracy, f"{r['temperature']:.2f}"]
             + [_pm(value(r, c), error(r, c), 2 if c == "A" else 1) for c in CANDIDATES]

@@ -240,11 +240,12 @@ def _defaults(kind: type, prefix: str = "") -> dict[str, Any]:
     return {
         prefix + f.name: list(f.default) if isinstance(f.default, tuple) else f.default
         for f in dataclasses.fields(kind)
-        if f.default is not dataclasses.MISSING
+        if f.default is not dataclasses.MISSING and f.name != "reg_error"
     }
 
 
 #: Parameters that have a default, by dotted name. A training recorded before a parameter existed ran with the default.
+#: ``reg_error`` has always been recorded, and without lambda it is None, not its default.
 DEFAULTS: dict[str, Any] = {
     **_defaults(TrialConfig),
     **_defaults(DataConfig, "data."),
