@@ -223,11 +223,12 @@ class TrialConfig:
         return fingerprint(self.to_dict())
 
 
-#: Parameters that have a default. A training recorded before a parameter existed ran with the default.
+#: Parameters that have a default. A training recorded before a parameter existed ran with the default. ``reg_error``
+#: has always been recorded, and without lambda it is None, not its default.
 DEFAULTS: dict[str, Any] = {
     f.name: list(f.default) if isinstance(f.default, tuple) else f.default
     for f in dataclasses.fields(TrialConfig)
-    if f.default is not dataclasses.MISSING
+    if f.default is not dataclasses.MISSING and f.name != "reg_error"
 }
 
 
