@@ -37,7 +37,7 @@ _SHORT = {
     "energy_in_mask": "energy ↑",
 }
 LEGEND = "agreement and excess: of the image's own map, less the same of other images' maps; ± half of the interval"
-_NAME, _PART, _SCORE, _COUNT, _COST = 20, 6, 13, 7, 7  # widths
+_NAME, _PART, _SCORE, _COUNT, _COST, _STAGE = 20, 6, 13, 7, 7, 20  # widths
 
 
 def scores(network: str, report: FaithfulnessReport, milliseconds: Mapping[str, float]) -> list[str]:
@@ -137,11 +137,12 @@ def randomization(
     """Near 0 in the last column is as it should be: the maps depend on what was learned."""
     lines = [
         f"{network}: rank correlation with its own maps, layers drawn anew from the head down to ... ({images} images)",
-        f"{'method':<22}" + "".join(f"{stage[-18:]:>20}" for stage in stages),
+        f"{'method':<{_NAME}}" + "".join(f"{stage[-18:]:>{_STAGE}}" for stage in stages),
     ]
     for method, values in similarities.items():
         lines.append(
-            f"{method:<22}" + "".join(f"{'all undefined' if math.isnan(v) else f'{v:.2f}':>20}" for v in values)
+            f"{method:<{_NAME}}"
+            + "".join(f"{'all undefined' if math.isnan(v) else f'{v:.2f}':>{_STAGE}}" for v in values)
         )
     return lines
 
