@@ -142,7 +142,7 @@ def compare_pair(ledger: Ledger, study: StudyTable, pair: Pair) -> Compared:
     weight = study.column("reg_weight")[pair.regularized]
     title = f"trial {numbers[0]} (λ {weight:.3g}) against trial {numbers[1]} (λ 0)"
     protocols = [study.column("protocol")[row] for row in (pair.regularized, pair.plain)]
-    if protocols[0] != protocols[1]:
+    if None not in protocols and protocols[0] != protocols[1]:
         why = f"they are scored under {protocols[0]} and {protocols[1]}; python -m study.rescore {study.name}"
         return Compared(numbers[0], numbers[1], title, 0, None, why)
     try:

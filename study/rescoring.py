@@ -25,7 +25,7 @@ from study.config import TrialConfig
 from study.data import Dataset, open_card_data
 from study.errors import InputError
 from study.faithfulness.report import write_per_image
-from study.ledger import Ledger, TrialRecord
+from study.ledger import Ledger, SupersededError, TrialRecord
 from study.networks import build
 from study.storage import Storage, trial_folder
 from study.training.atomic import write_atomically
@@ -48,7 +48,8 @@ def rescore(
 ) -> int:
     """Score the networks of these trials and switch each to ``protocol``; how many have none.
 
-    Raises :class:`InputError` where the network of a complete trial, or its images, cannot be had.
+    Raises :class:`InputError` where the network of a complete trial, or its images, cannot be had, and where a trial is
+    taken up by a session meanwhile.
     """
     columns = (
         TextColumn("scoring trial {task.fields[trial]}"),
@@ -74,7 +75,13 @@ def rescore(
                 scores = _score(opener, record, protocol, folder, tell)
             files = [folder / name for name in _FILES if (folder / name).exists()]
             _replace_copies(trial_folder(storage, ledger.study, record.trial), files)
-            ledger.rescore(record, protocol, scores, files)
+            try:
+                ledger.rescore(record, protocol, scores, files)
+            except SupersededError:
+                raise InputError(
+                    f"trial {record.trial} has been taken up by a session of the study; let that end, then type the "
+                    "same command"
+                ) from None
             shutil.rmtree(folder)
             lost += not scores
         progress.update(task, completed=len(todo), done=len(todo))
