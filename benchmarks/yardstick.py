@@ -26,6 +26,7 @@ from study.faithfulness.calibration import calibrate
 from study.faithfulness.localization import centre_map
 from study.faithfulness.passes import FirstPass, Scorer, on_grid
 from study.faithfulness.randomization import cascade
+from study.faithfulness.stand_ins import edge_energy
 from study.saliency import saliency_maps
 from study.training.checkpoint import load_model
 
@@ -204,13 +205,6 @@ def gates(subject: Subject, other: Subject) -> dict[str, Any]:
     }
     columns = scorer.agreements(first, knowing) | scorer.masking(first, knowing, images=500)
     return subject.about() | found | {"knowing": summary(columns, knowing)}
-
-
-def edge_energy(images: Tensor) -> Tensor:
-    """(N, H, W): squared differences between neighbouring pixels; knows the image and nothing of the network."""
-    grey = images.float().mean(1)
-    across = torch.nn.functional.pad(grey.diff(dim=2).square(), (0, 1))
-    return across + torch.nn.functional.pad(grey.diff(dim=1).square(), (0, 0, 0, 1))
 
 
 def work(source: str) -> list[tuple[str, str, Callable[[], dict[str, Any]]]]:

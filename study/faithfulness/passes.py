@@ -32,6 +32,8 @@ from study.saliency import SCALE_DEPENDENT, PixelOptions, evaluating, saliency_m
 
 #: How many other images' maps each map's agreement is compared with. They cost no forward pass.
 OTHERS = 8
+#: The columns of a source that masking makes.
+EXCESSES = ("own_excess", "other_excess", "masking_excess")
 #: Logits that differ by less than this share of their size between deleted cells differ by rounding.
 _ROUNDING = 1e-5
 

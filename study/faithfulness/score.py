@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from study import metrics as names
 from study.config import EvaluationConfig
-from study.faithfulness.passes import Scorer
+from study.faithfulness.passes import EXCESSES, Scorer
 from study.faithfulness.report import FaithfulnessReport, report_of
-from study.saliency import PixelOptions, distinct_methods
+from study.saliency import PixelOptions, distinct_methods, same_maps
 
 
 def evaluate_faithfulness(
@@ -56,7 +56,11 @@ def evaluate_faithfulness(
 
     first = scorer.first_pass(masks=masks, stand_ins=stand_ins or {}, options=options, tell=tell)
     sources = {**first.maps, names.REFERENCE_MAPS: first.reference}
-    masked = scorer.masking(first, sources, images=scorer.masked_n, tell=lambda done: tell(scorer.n + done))
+    shared = same_maps(config.methods)
+    once = {name: maps for name, maps in sources.items() if name not in shared}
+    masked = scorer.masking(first, once, images=scorer.masked_n, tell=lambda done: tell(scorer.n + done))
+    for method, same in shared.items():
+        masked |= {f"{method}/{name}": masked[f"{same}/{name}"] for name in EXCESSES}
     return report_of(
         {**first.columns, **scorer.agreements(first, sources), **masked},
         config,
