@@ -66,7 +66,7 @@ class Effect:
                 most = max(sure, key=lambda e: abs(e.estimate))
                 good = "better" if (word == "raises") == (sign > 0) else "worse"
                 low, high = sorted(most.interval)
-                unit = "points" if self.metric.unit == "%" else self.metric.unit
+                unit = self.metric.difference_unit
                 parts.append(
                     f"λ {shown_range(most.low, most.high)} {word} {name} by {abs(most.estimate):.3g} {unit} "
                     f"({good}; interval {low:+.3g} to {high:+.3g}) against {self.reference}"

@@ -16,7 +16,7 @@ class Metric:
     """A number that a trial reports.
 
     ``reference`` is the value of a network that is worth nothing, used as the hypervolume's reference point:
-    never right (accuracy 0), or an explanation no better than random maps (faithfulness 0).
+    never right (accuracy 0), or explanations no better than those of other images (faithfulness 0).
     """
 
     name: str
@@ -26,6 +26,11 @@ class Metric:
     reference: float
     describes: str
     error_name: str = ""  # ledger name of its standard error over images, where it has one
+
+    @property
+    def difference_unit(self) -> str:
+        """Of a difference between two values: percentages differ by points."""
+        return "points" if self.unit.startswith("%") else self.unit
 
 
 ACCURACY_ERROR = "val/accuracy_standard_error"  # binomial, over images, pp
@@ -45,14 +50,14 @@ def _over_images(name: str, unit: str, describes: str, *, error: bool = True) ->
 DELETION_AGREEMENT = _over_images(
     "deletion_agreement",
     "% over other images' maps",
-    "rank correlation of a map's cells with the drop of the class's logit when a cell is deleted, minus the same for maps "
-    "of other images, mean over distinct methods",
+    "rank correlation of a map's cells with the drop of the class's logit when a cell is deleted, minus the same for "
+    "maps of other images, mean over distinct methods",
 )
 SUBSET_AGREEMENT = _over_images(
     "subset_agreement",
     "% over other images' maps",
-    "correlation of the sum of a map's cells that are left with the class's logit over random halves of the cells, minus "
-    "the same for maps of other images, mean over distinct methods",
+    "correlation of the sum of a map's cells that are left with the class's logit over random halves of the cells, "
+    "minus the same for maps of other images, mean over distinct methods",
 )
 MASKING_EXCESS = _over_images(
     "masking_excess",
@@ -192,7 +197,7 @@ STATES = (RUNNING, COMPLETE, STOPPED, DIVERGED, FAILED)
 CHECKPOINT_FILE = "checkpoint.safetensors"  # everything needed to resume a trial; replaced atomically
 MODEL_FILE = "model.safetensors"  # weights and buffers alone
 MODEL_CONFIG_FILE = "model.json"  # what is needed to rebuild and read the network
-PER_IMAGE_FILE = "per_image.parquet"  # per validation image: correct, and the parts of every method
+PER_IMAGE_FILE = "per_image.parquet"  # per validation image: correct, and the scores of every method
 STUDY_FILE = "study.json"  # the resolved specification and its fingerprint
 JOURNAL = "ledger-"  # + attempt + ".jsonl": what a trial has to tell the ledger and has not told yet
 ATTEMPT_FILE = "attempt"  # in a trial's folder: the token of the latest attempt at it

@@ -250,7 +250,7 @@ def importance_chart(found: Importance) -> Markup:
 def effect_chart(effect: Effect) -> Markup:
     """Effect over lambda, with intervals; those that one configuration decides are left open."""
     finite = [v for e in effect.levels for v in (*e.interval, e.estimate) if math.isfinite(v)]
-    unit = "points" if effect.metric.unit == "%" else effect.metric.unit
+    unit = effect.metric.difference_unit
     chart = Chart(
         Axis.around("λ (log scale)", [v for e in effect.levels for v in (e.low, e.high)], log=True),
         Axis.around(f"change of {effect.metric.name} ({unit})", [0.0, *finite]),
