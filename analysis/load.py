@@ -30,7 +30,7 @@ TRIALS_FILE = "trials.parquet"
 CURVES_FILE = "curves.parquet"
 _RECORDS_FILE = "records.parquet"
 _CACHE = ".ledger"  # folder in the study's analysis folder
-_FORMAT = "2"  # of the kept files: others are read anew
+_FORMAT = "3"  # of the kept files: others are read anew
 _KEY = b"study.kept"
 
 

@@ -28,6 +28,7 @@ FIXED = pa.schema(
         pa.field("state", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
         pa.field("run_id", pa.string(), nullable=False),
+        pa.field("protocol", pa.string()),  # of the scores: those of two protocols are not compared
         pa.field("started", pa.timestamp("ms", "UTC"), nullable=False),
         pa.field("ended", pa.timestamp("ms", "UTC")),
         pa.field("duration_s", pa.float64()),  # wall clock from first opening to last end, interruptions included
@@ -123,6 +124,7 @@ def trials_table(
         "state": pa.array([r.state for r in records], pa.string()),
         "reason": pa.array([r.tags.get(metrics.TAG_REASON) for r in records], pa.string()),
         "run_id": pa.array([r.run_id for r in records], pa.string()),
+        "protocol": pa.array([r.tags.get(metrics.TAG_PROTOCOL) for r in records], pa.string()),
         "started": pa.array([r.start_ms for r in records], FIXED.field("started").type),
         "ended": pa.array([_ended(r) for r in records], FIXED.field("ended").type),
         "duration_s": pa.array([_duration(r) for r in records], pa.float64()),

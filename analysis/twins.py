@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from study import metrics
 from study.errors import InputError, Parser, refuse_empty, run_command
-from study.metrics import PARTS
+from study.metrics import FAITHFULNESS, OBJECTIVES, PARTS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ EXPLAINED = (
     "regularized minus plain on the same validation images; 95 % paired bootstrap over images (10000 resamples): it "
     "covers which images were drawn, not the randomness of training (seeds)"
 )
-_AGREEMENT_PP = 0.01  # recomputed and recorded faithfulness must agree so far, in percentage points
+_AGREEMENT = 0.01  # recomputed and recorded faithfulness must agree so far
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,18 @@ def report_twins(ledger: Ledger, study: StudyTable, pairs: Sequence[Pair]) -> li
             continue
         print(f"{compared.title}, {compared.images} images")
         for name, d in compared.differences.items():
-            print(f"  {label(name):<38}{d.mean:+8.2f}  [{d.low:+.2f}, {d.high:+.2f}]  {d.verdict}")
+            print(_line(name, d))
         results.append(compared)
     over_all = over_results(results)
     if over_all:
         print(f"mean over {len(results)} pairs; 95 % t-interval over pairs")
         for name, d in over_all.items():
-            print(f"  {label(name):<38}{d.mean:+8.2f}  [{d.low:+.2f}, {d.high:+.2f}]  {d.verdict}")
+            print(_line(name, d))
     return [compared.as_json() for compared in results]
+
+
+def _line(name: str, d: Difference) -> str:
+    return f"  {label(name):<{_LABELLED}}{d.mean:+8.2f}  [{d.low:+.2f}, {d.high:+.2f}]  {d.verdict}"
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,10 @@ class Compared:
 
 
 def compare_pair(ledger: Ledger, study: StudyTable, pair: Pair) -> Compared:
-    """A pair that has its twin. Missing or different per-image scores are said in ``why_not``."""
+    """A pair that has its twin.
+
+    Missing or different per-image scores, and scores under two protocols, are said in ``why_not``.
+    """
     from study.faithfulness.statistics import compare, image_scores
 
     assert pair.plain is not None
@@ -142,6 +149,9 @@ def compare_pair(ledger: Ledger, study: StudyTable, pair: Pair) -> Compared:
     weight = study.column("reg_weight")[pair.regularized]
     title = f"trial {numbers[0]} (λ {weight:.3g}) against trial {numbers[1]} (λ 0)"
     try:
+        protocols = [study.column("protocol")[row] or "an unknown protocol" for row in (pair.regularized, pair.plain)]
+        if protocols[0] != protocols[1]:
+            raise InputError(f"they were scored under {protocols[0]} and {protocols[1]}; score both under one")
         scores = [image_scores(per_image(ledger, study, row)) for row in (pair.regularized, pair.plain)]
         return Compared(numbers[0], numbers[1], title, len(scores[0]["label"]), compare(*scores))
     except InputError as error:
@@ -159,11 +169,18 @@ def over_results(results: Sequence[Compared]) -> dict[str, Difference]:
 
 
 def label(name: str) -> str:
-    """A score's name with its unit and direction."""
-    if name in PARTS:
-        return f"{name.replace('_', ' ')} (%, {'higher' if PARTS[name] == 'maximize' else 'lower'} is better)"
-    unit = "pp" if name == "faithfulness" else "%"
-    return f"{name} ({unit}, higher is better)"
+    """A score's name with its unit and direction. What other images' maps get is neither better nor worse."""
+    shown = name.replace("_", " ")
+    if name == "other_excess":
+        return f"{shown} (pp)"
+    if name in OBJECTIVES:
+        unit, direction = OBJECTIVES[name].unit, OBJECTIVES[name].direction
+    else:
+        unit, direction = "%", PARTS.get(name, "minimize")
+    return f"{shown} ({unit}, {'higher' if direction == 'maximize' else 'lower'} is better)"
+
+
+_LABELLED = 2 + max(len(label(name)) for name in (FAITHFULNESS.name, *(m.name for m in metrics.CANDIDATES)))
 
 
 def per_image(ledger: Ledger, study: StudyTable, row: int) -> dict[str, Floats]:
@@ -171,18 +188,16 @@ def per_image(ledger: Ledger, study: StudyTable, row: int) -> dict[str, Floats]:
 
     Raises :class:`InputError`: no such artifact, or another faithfulness than recorded.
     """
-    from pyarrow import parquet
-
+    from study.faithfulness.report import read_per_image
     from study.faithfulness.statistics import image_scores
 
     run_id = study.column("run_id")[row]
     with tempfile.TemporaryDirectory() as folder:
         artifact = f"{metrics.CHECKPOINT_ARTIFACTS}/{metrics.PER_IMAGE_FILE}"
-        table = parquet.read_table(ledger.download(run_id, artifact, Path(folder)), memory_map=False)
-        columns = {name: table[name].to_numpy() for name in table.column_names}
-    recorded = study.column(metrics.FAITHFULNESS.ledger_name)[row]
+        columns = read_per_image(ledger.download(run_id, artifact, Path(folder)))
+    recorded = study.column(FAITHFULNESS.ledger_name)[row]
     recomputed = float(image_scores(columns)["faithfulness"].mean())
-    if recorded is not None and not abs(recorded - recomputed) <= _AGREEMENT_PP:
+    if recorded is not None and not abs(recorded - recomputed) <= _AGREEMENT:
         raise InputError(
             f"trial {study.column('trial')[row]}: its per-image scores give faithfulness {recomputed:.3f}, "
             f"the ledger says {recorded:.3f}"

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import parquet
 
 from analysis.table import StudyTable, objectives_of, trials_table
 from study import metrics
+from study.faithfulness.report import write_per_image
 from study.ledger import Ledger, TrialRecord
-from study.metrics import PARTS
+from study.metrics import METHOD_SCORES, PARTS
 
 MakeStudy = Callable[..., Ledger]
 
@@ -22,18 +21,21 @@ def scored(accuracy: float, faithfulness: float, **more: float) -> dict[str, flo
     return {"val/accuracy": accuracy, "val/faithfulness": faithfulness, **more}
 
 
-def write_per_image(
-    file: Path, correct: Sequence[float], parts: Mapping[str, Mapping[str, Sequence[float]]]
+def made_per_image(
+    file: Path, correct: Sequence[float], scores: Mapping[str, Mapping[str, Sequence[float]]], masked: int | None = None
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """A per-image table: ``parts[method][part]`` in percent; parts that are left out are 0."""
+    """A per-image table: ``scores[method][score]``; those that are left out are 0. ``masked``: images that were masked,
+    the first ones (None: all)."""
     n = len(correct)
     columns = {"label": np.arange(n), "predicted": np.arange(n), "correct": np.array(correct, bool)}
     columns["alignment"] = np.zeros(n)
-    for method, values in parts.items():
-        for part in PARTS:
-            columns[f"{method}/{part}"] = np.asarray(values.get(part, np.zeros(n)), float)
+    for method, values in scores.items():
+        for score in (*PARTS, *METHOD_SCORES):
+            found = np.asarray(values.get(score, np.zeros(n)), float)
+            columns[f"{method}/{score}"] = found if score.endswith("_agreement") else found[:masked]
+        columns[f"{method}/undefined"] = np.asarray(values.get("undefined", np.zeros(n)), bool)
     file.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(pa.table(columns), file)
+    write_per_image(file, columns)
     return columns
 
 

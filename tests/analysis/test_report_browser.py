@@ -169,7 +169,7 @@ def test_light_and_dark_and_without_script(page: Path, browser: Any) -> None:
         "rung 1",
         "GPU" if torch.cuda.is_available() else "CPU-hours",
         "fingerprint",
-        "faithfulness (pp",
+        f"faithfulness ({metrics.FAITHFULNESS.unit}",
     ):
         assert any(words in text for text in tables), words
     assert browser.find_element(By.CSS_SELECTOR, "#shown article .maps img").is_displayed()
