@@ -108,6 +108,7 @@ def environment(study: StudyTable, tags: Mapping[str, str], ledger: str) -> Tabl
         ("ledger", ledger),
         ("data", shown((study.spec.get("data") or {}).get("source"))),
         ("protocol", _protocol(study)),
+        ("faithfulness", f"{metrics.FAITHFULNESS.unit}: {metrics.FAITHFULNESS.describes}"),
         *sorted((k.removeprefix("version."), v) for k, v in tags.items() if k.startswith("version.")),
     ]
     return table(("what", "which"), rows, numeric=99)
@@ -116,7 +117,12 @@ def environment(study: StudyTable, tags: Mapping[str, str], ledger: str) -> Tabl
 def _protocol(study: StudyTable) -> str:
     evaluation = study.spec.get("evaluation") or {}
     methods = ", ".join(evaluation.get("methods") or ()) or "the default methods"
-    return f"{evaluation.get('protocol', '–')} with {methods} on {evaluation.get('images', '–')} images"
+    identities = sorted({p for p in study.column("protocol") if p is not None})
+    text = f"{', '.join(identities) or evaluation.get('protocol', '–')} with {methods}"
+    images = evaluation.get("images", "–")
+    text += f" on {'all' if images is None else images} images"
+    masked = evaluation.get("masking_images")
+    return f"{text}, {masked} of them masked" if masked else text
 
 
 def commands(study: StudyTable, tags: Mapping[str, str], options: str, as_typed: str) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from analysis.pareto import Front, find_front
 from analysis.report import charts, facts, trials
 from analysis.report.thumbnails import Gallery, make_gallery
 from analysis.twins import EXPLAINED, compare_pair, find_twins, label, over_results
-from study.metrics import LOG_ARTIFACTS, OBJECTIVES, TRIAL_LOG, Metric
+from study.metrics import FAITHFULNESS, LOG_ARTIFACTS, OBJECTIVES, TRIAL_LOG, Metric
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,6 +84,8 @@ def collect(
         "front_rows": _front_rows(study, front),
         "reference": ", ".join(f"{m.name} {m.reference:g}" for m in study.objectives),
         "sections": _sections(ledger, study, front, rows, plain, content),
+        "method_heads": trials.method_heads(),
+        "faithfulness": FAITHFULNESS,
         "gallery": content.gallery,
         "why_no_maps": content.why_no_maps,
         "effects": content.effects,

@@ -86,10 +86,15 @@ def _first_of_classes(labels: Any) -> np.ndarray[Any, Any]:
 
 
 def _strip(network: Any, card: dict[str, Any], dataset: Dataset, at: np.ndarray[Any, Any]) -> Strip:
-    """Explains the class that the study's protocol explains: the true one, or the one that the network says."""
+    """Explains the class that the study's protocol explains: the true one, or the one that the network says.
+
+    Maps and probabilities are those at the network's calibrated temperature, at which faithfulness is measured; of a
+    card that has none, those of the network as it is.
+    """
     import torch
 
     from study.data.augment import normalize
+    from study.faithfulness.calibration import at_temperature, recorded_temperature
     from study.faithfulness.gallery import overlaid
     from study.faithfulness.protocols import PROTOCOLS
     from study.saliency import distinct_methods, saliency_maps
@@ -100,7 +105,9 @@ def _strip(network: Any, card: dict[str, Any], dataset: Dataset, at: np.ndarray[
     methods = distinct_methods(evaluation["methods"])[:METHODS]
     x = normalize(torch.as_tensor(images), dataset.mean, dataset.std)
     of_label = PROTOCOLS[evaluation["protocol"]].class_choice == "label"
-    found = saliency_maps(network, x, labels if of_label else None, methods)
+    found = saliency_maps(
+        at_temperature(network, recorded_temperature(card) or 1.0), x, labels if of_label else None, methods
+    )
     chance, said = found.logits.softmax(1).max(1)
     says = tuple(
         f"{dataset.classes[k]} {100 * p:.0f}\N{NO-BREAK SPACE}%"

@@ -29,14 +29,17 @@ _OPTIONS = {
     "reg_error": "--reg-error", "reg_interval": "--reg-interval",
     "reg_warmup_epochs": "--reg-warmup-epochs", "batch_size": "--batch-size",
     "accumulate": "--accumulate", "weight_decay": "--weight-decay",
-    "norm_lr_multiple": "--norm-lr-multiple", "initialization": "--initialization", "label_smoothing": "--label-smoothing",
-    "schedule": "--schedule", "warmup_epochs": "--warmup-epochs", "crop_padding": "--crop-padding",
+    "norm_lr_multiple": "--norm-lr-multiple", "initialization": "--initialization",
+    "label_smoothing": "--label-smoothing", "schedule": "--schedule", "warmup_epochs": "--warmup-epochs",
+    "crop_padding": "--crop-padding",
     "crop_mode": "--crop-mode", "rotation": "--rotation", "amp": "--amp",
     "engine": "--engine", "seed": "--seed", "data.source": "--data", "data.labels": "--labels",
     "data.train_images": "--train-images", "data.validation_images": "--validation-images",
-    "evaluation.images": "--evaluation-images", "evaluation.protocol": "--protocol",
-    "evaluation.methods": "--methods",
+    "evaluation.images": "--evaluation-images", "evaluation.masking_images": "--masking-images",
+    "evaluation.protocol": "--protocol", "evaluation.methods": "--methods",
 }  # fmt: skip
+#: Candidates for faithfulness that a single method has.
+_OF_METHODS = tuple(m for m in metrics.CANDIDATES if m.name in metrics.METHOD_SCORES)
 _RESULTLESS = ("rungs", "evaluation.batch_size")  # change when and how is scored, not the network
 
 
@@ -115,21 +118,35 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return middle - half, middle + half
 
 
+def method_heads() -> list[str]:
+    """Of the columns of :func:`method_table`, with units and directions."""
+    heads = [f"{part.replace('_', ' ')} (%) {'↑' if way == 'maximize' else '↓'}" for part, way in PARTS.items()]
+    return heads + [f"{m.name.replace('_', ' ')} ({m.unit}) ↑" for m in _OF_METHODS]
+
+
 def method_table(columns: dict[str, Floats]) -> list[dict[str, Any]]:
-    """Per method and baseline: its five parts (%) as "mean ± half width of the 95 % interval"."""
+    """Per method: its five parts and what stands for it alone, as "mean ± half width of the 95 % interval".
+
+    A linear fit to the network's own answers stands last: what a map of so few cells could get.
+    """
     from study.faithfulness.statistics import mean_with_interval
 
-    methods = list(dict.fromkeys(name.split("/")[0] for name in columns if "/" in name))
-    baselines = {metrics.RANDOM_MAPS: "random maps", metrics.CENTRE_MAPS: "a spot in the centre"}
+    methods = dict.fromkeys(name.split("/")[0] for name in columns if "/" in name)
+    known = {**METHODS, metrics.REFERENCE_MAPS: "a linear fit to images with cells deleted"}
     table = []
-    for method in methods:
+    for method in sorted(methods, key=lambda name: name == metrics.REFERENCE_MAPS):
         cells = []
-        for part in PARTS:
-            values = columns.get(f"{method}/{part}")
+        for score in (*PARTS, *(m.name for m in _OF_METHODS)):
+            values = columns.get(f"{method}/{score}")
             d = mean_with_interval(np.asarray(values, float)) if values is not None else None
             cells.append("–" if d is None or math.isnan(d.mean) else f"{d.mean:.1f} ± {(d.high - d.low) / 2:.1f}")
-        table.append({"method": baselines.get(method) or METHODS.get(method, method), "cells": cells})
+        table.append({"method": known.get(method, method), "cells": cells})
     return table
+
+
+def masked_images(columns: dict[str, Floats]) -> int:
+    """How many images the scores that mask images were measured on; 0 where there are none."""
+    return next((len(v) for name, v in columns.items() if name.endswith(f"/{metrics.MASKING_EXCESS.name}")), 0)
 
 
 def sections(ledger: Ledger, study: StudyTable, front: Front, rows: Sequence[int]) -> list[dict[str, Any]]:
@@ -160,6 +177,9 @@ def sections(ledger: Ledger, study: StudyTable, front: Front, rows: Sequence[int
                 "probability": _probability(front, row),
                 "methods": method_table(columns) if columns is not None else [],
                 "images": len(columns["label"]) if columns is not None else 0,
+                "masked_images": masked_images(columns) if columns is not None else 0,
+                "protocol": shown(study.column("protocol")[row]),
+                "temperature": shown(study.column(metrics.TEMPERATURE)[row]),
                 "why_not": why,
                 "command": command,
                 "left_out": left_out,

@@ -9,7 +9,9 @@ Shapes: N images, C classes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +67,14 @@ def calibrate(
     with evaluating(network), torch.no_grad():
         logits = [network((x.to(device).float() / 255 - shift) / scale).float().cpu() for x in images.split(batch_size)]
     return fit_temperature(torch.cat(logits), labels.cpu())
+
+
+def recorded_temperature(card: Mapping[str, Any]) -> float | None:
+    """What the card of a network (``model.json``) says; None where it says nothing, as cards of old do."""
+    value = card.get("temperature")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if math.isfinite(value) and value > 0 else None
 
 
 def at_temperature(network: nn.Module, temperature: float) -> nn.Module:

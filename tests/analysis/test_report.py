@@ -16,19 +16,28 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
-from made_studies import MakeStudy, invented_table, scored
+from made_studies import MakeStudy, invented_table, made_per_image, scored
 from PIL import Image
 
 from analysis.load import load_curves, load_study
 from analysis.pareto import find_front
 from analysis.report import main
-from analysis.report.facts import specification
+from analysis.report.facts import environment, specification
 from analysis.report.page import collect, render
 from analysis.report.svg import Axis, Chart
-from analysis.report.trials import SECTIONS, plain_networks, shown_rows, train_command, wilson
+from analysis.report.trials import (
+    SECTIONS,
+    masked_images,
+    method_heads,
+    method_table,
+    plain_networks,
+    shown_rows,
+    train_command,
+    wilson,
+)
 from benchmarks.synthetic import write_runs
 from study import metrics
-from study.config import DataConfig, TrialConfig
+from study.config import DataConfig, EvaluationConfig, TrialConfig
 from study.errors import EXIT_BAD_INPUT, run_command
 from study.ledger import Ledger, default_tracking_uri, masked
 from study.ledger.records import flatten, parse
@@ -203,14 +212,53 @@ def test_bad_input_is_one_line(make_study: MakeStudy, storage: Path, capsys: pyt
 
 def test_the_training_command_trains_this_very_trial() -> None:
     config = TrialConfig(
-        "small", 7, 0.123, reg_weight=0.5, reg_error="mse", batch_size=32, seed=3, data=DataConfig(train_images=900)
+        "small",
+        7,
+        0.123,
+        reg_weight=0.5,
+        reg_error="mse",
+        batch_size=32,
+        seed=3,
+        data=DataConfig(train_images=900),
+        evaluation=EvaluationConfig(images=400, masking_images=120),
     )
     ours = {k: parse(v) for k, v in flatten(config.to_dict()).items()}
     study = invented_table([(3, ours, scored(1, 1))])
     command, left_out = train_command(study, 0)
     assert config_from(parser().parse_args(command.split()[3:])) == config and left_out == []
-    study = invented_table([(3, {**ours, "crop_padding": 2, "rungs": [3]}, scored(1, 1))])
-    assert train_command(study, 0)[1] == ["crop_padding 2"]
+    study = invented_table([(3, {**ours, "momentum": 0.8, "evaluation.shifts": 2, "rungs": [3]}, scored(1, 1))])
+    assert sorted(train_command(study, 0)[1]) == ["evaluation.shifts 2", "momentum 0.8"]
+
+
+def test_methods_have_five_parts_and_what_stands_for_them_alone(tmp_path: Path) -> None:
+    scores = {"grad_cam": {"insertion": [40.0, 60.0, 50.0], "deletion_agreement": [10.0, 30.0, 20.0]}}
+    reference = {metrics.REFERENCE_MAPS: {"masking_excess": [5.0, 5.0, 7.0]}}
+    columns = made_per_image(tmp_path / "table", [1, 0, 1], {**reference, **scores}, masked=2)
+    for part in metrics.PARTS:
+        del columns[f"{metrics.REFERENCE_MAPS}/{part}"]
+    heads = method_heads()
+    own, fit = method_table(columns)
+    assert (own["method"], fit["method"]) == (metrics.METHODS["grad_cam"], "a linear fit to images with cells deleted")
+    assert len(own["cells"]) == len(fit["cells"]) == len(heads)
+    own, fit = (dict(zip(heads, row["cells"], strict=True)) for row in (own, fit))
+    assert own["insertion (%) ↑"].startswith("50.0 ± ") and own["average drop (%) ↓"] == "0.0 ± 0.0"
+    assert own[f"deletion agreement ({metrics.DELETION_AGREEMENT.unit}) ↑"].startswith("20.0 ± ")
+    assert fit[f"masking excess ({metrics.MASKING_EXCESS.unit}) ↑"] == "5.0 ± 0.0" and fit["insertion (%) ↑"] == "–"
+    assert masked_images(columns) == 2
+
+
+def test_the_page_says_what_faithfulness_is_and_under_which_protocol(make_study: MakeStudy, tmp_path: Path) -> None:
+    file = tmp_path / metrics.PER_IMAGE_FILE
+    made_per_image(file, [1, 0, 1], {"grad_cam": {}}, masked=2)
+    ledger = make_study([(metrics.COMPLETE, {"lr": 0.1}, scored(50, 0, **{metrics.TEMPERATURE: 1.25}), [file])])
+    (run_id,) = load_study(ledger).column("run_id")
+    ledger._client.set_tag(run_id, metrics.TAG_PROTOCOL, "paper/2")
+    rows = dict(environment(load_study(ledger), {}, "here")["rows"])
+    assert rows["protocol"].startswith("paper/2 with ") and metrics.FAITHFULNESS.describes in rows["faithfulness"]
+    words = made_of(ledger).words
+    assert "Faithfulness by method, 3 images (2 of them masked)" in words
+    assert f"Faithfulness ({metrics.FAITHFULNESS.unit}): {metrics.FAITHFULNESS.describes}. Protocol paper/2." in words
+    assert "calibrated temperature 1.25" in words
 
 
 def test_the_network_beside_is_the_twin_or_is_called_something_else() -> None:
