@@ -20,11 +20,13 @@ _ROLE_TEXTS = {
 }
 
 _LIMITS = """\
-- **A saliency map is not a proof.** Faithfulness scores how probabilities change when pixels are masked as the map
-  says; masked images are unlike anything that the network was trained on. A high score does not say that the network
-  uses what a person would use, nor that the map shows why a single decision was made.
-- **Scores hold under the protocol named above and for the methods listed**, and are differences to random maps of this
-  network. Do not compare them with scores under another protocol.
+- **A saliency map is not a proof.** Faithfulness scores how the network's answer changes when parts of an image are
+  taken away as the map says; such images are unlike anything that the network was trained on. A high score does not say
+  that the network uses what a person would use, nor that the map shows why a single decision was made.
+- **Faithful is not right.** Maps of a network that has learned nothing may be faithful to it. Read faithfulness beside
+  accuracy.
+- **Scores hold under the protocol named above and for the methods listed**, at the temperature named there. Do not
+  compare them with scores under another protocol.
 - **Guided backpropagation, toward which λ > 0 trains, is partly image recovery** (Nie et al. 2018) and passes some
   sanity checks that it should fail (Adebayo et al. 2018). `python -m study.evaluate DIR --sanity` runs the
   model-parameter randomisation check on this network.
@@ -76,10 +78,10 @@ def model_card(entry: Mapping[str, Any], card: Mapping[str, Any], about: Mapping
         _use(entry, card),
         "## Scores",
         _scores(entry, card, test),
-        f"Faithfulness: mean over methods of (100 − average drop + average increase + average gain + insertion + 100 − "
-        f"deletion)/5, minus the same for random maps; protocol `{test['protocol']}`; methods: {methods}. The network "
-        f"was chosen by its validation scores. The test split was opened for it at export ({test['opened']}); that was "
-        f"look {test['looks_in_study']} at the test split in this study, and all looks are in the study's "
+        f"Faithfulness: {metrics.FAITHFULNESS.describes}; protocol `{test['protocol']}`, temperature "
+        f"{entry['temperature']:.4g}; methods: {methods}. The network was chosen by its validation scores. The "
+        f"test split was opened for it at export ({test['opened']}); that was look "
+        f"{test['looks_in_study']} at the test split in this study, and all looks are in the study's "
         f"`{metrics.TEST_LOG_FILE}`.",
         "## Data",
         _data(card, test),
@@ -103,7 +105,7 @@ def overview(manifest: Mapping[str, Any]) -> str:
         f"{manifest['exported']}, by `{manifest['command']}`. Each folder has a model card. Test scores with 95 % "
         "intervals over images; the networks were chosen by validation scores.",
         "",
-        "| network | λ | place in the study | test accuracy (%) | test faithfulness (pp over random maps) |",
+        f"| network | λ | place in the study | test accuracy (%) | test faithfulness ({metrics.FAITHFULNESS.unit}) |",
         "|---|---|---|---|---|",
     ]
     for n in manifest["networks"]:
@@ -134,6 +136,12 @@ def _use(entry: Mapping[str, Any], card: Mapping[str, Any]) -> str:
         needs, code = _LOAD[kind]
         text = code.format(file=FILES[kind], n=card["n_classes"])
         blocks.append(f"With {needs}:\n\n```python\n{text}\n```")
+    temperature = entry["temperature"]
+    blocks.append(
+        f"Probabilities: `softmax(logits / {temperature:.4g})`. The divisor is the network's calibrated temperature "
+        "(Guo et al. 2017), fitted to validation images that were not scored; without it the probabilities are "
+        f"{'too confident' if temperature > 1 else 'too modest'}. It does not change which class is the most probable."
+    )
     return "\n\n".join(blocks)
 
 
@@ -152,8 +160,10 @@ def _scores(entry: Mapping[str, Any], card: Mapping[str, Any], test: Mapping[str
     value = "–" if mean is None else f"{mean:+.2f}"
     if mean is not None and error is not None and math.isfinite(error):
         value = _interval(mean, [mean - 1.96 * error, mean + 1.96 * error], "+")
+    if card.get("protocol") != test["protocol"]:
+        value = f"under {card.get('protocol') or 'an unknown protocol'}, not comparable"
     rows.append(
-        f"| faithfulness (pp over random maps, higher is better) | {value} | "
+        f"| faithfulness ({metrics.FAITHFULNESS.unit}, higher is better) | {value} | "
         f"{_interval(test['faithfulness'], test['faithfulness_interval'], '+')}, {test['faithfulness_images']} images |"
     )
     alignment = validation.get(metrics.ALIGNMENT.ledger_name)

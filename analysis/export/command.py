@@ -101,7 +101,7 @@ def _write(
     from analysis.export.fetch import fetch_networks
     from analysis.export.formats import write_formats
     from analysis.export.parity import check_parity
-    from analysis.export.score import open_and_score
+    from analysis.export.score import open_and_score, temperature_of
 
     proven = fetch_networks(ledger, study, rows, part, args.data)
     for network in proven:
@@ -122,10 +122,15 @@ def _write(
         "objectives": {m.name: m.direction for m in study.objectives},
         "versions": {package: metadata.version(package) for package in _STACK},
     }
-    entries = [_entry(study, p, found) for p, found in zip(proven, parity, strict=True)]
+    entries = [
+        {**_entry(study, p, found), "temperature": temperature_of(p)} for p, found in zip(proven, parity, strict=True)
+    ]
     for network, entry in zip(proven, entries, strict=True):
-        entry["test_scores"] = open_and_score(ledger, storage, study, network)
-        added = {name: entry[name] for name in ("trial", "run_id", "roles", "test_scores", "max_logit_difference")}
+        entry["test_scores"] = open_and_score(ledger, storage, study, network, entry["temperature"])
+        added = {
+            name: entry[name]
+            for name in ("trial", "run_id", "roles", "temperature", "test_scores", "max_logit_difference")
+        }
         card = {**network.card, "study": study.name, **added}
         (network.folder / metrics.MODEL_CONFIG_FILE).write_text(to_json(card))
         (network.folder / README_FILE).write_text(model_card(entry, card, about))
@@ -188,9 +193,9 @@ def _report(manifest: Mapping[str, Any], out: Path) -> None:
         place = f" ({', '.join(entry['roles'])})" if entry["roles"] else ""
         print(
             f"{entry['folder']}{place}  test accuracy {test['accuracy']:.2f} % [{low:.2f}, {high:.2f}]  test "
-            f"faithfulness {test['faithfulness']:+.2f} pp over random maps [{f_low:+.2f}, {f_high:+.2f}] "
-            f"({test['protocol']}, {test['faithfulness_images']} images)  max |Δ logit| "
-            + "  ".join(f"{kind} {value:.1e}" for kind, value in differences.items())
+            f"faithfulness {test['faithfulness']:+.2f} {metrics.FAITHFULNESS.unit} [{f_low:+.2f}, {f_high:+.2f}] "
+            f"({test['protocol']}, {test['faithfulness_images']} images, temperature {entry['temperature']:.3g})  "
+            "max |Δ logit| " + "  ".join(f"{kind} {value:.1e}" for kind, value in differences.items())
         )
     print(f"results  {out}  manifest SHA-256 {sha256_of(out / MANIFEST_FILE)}", file=sys.stderr)
     first = out / manifest["networks"][0]["folder"]

@@ -85,6 +85,7 @@ def _create(client: Any, name: str, out: Path, manifest: Mapping[str, Any], entr
         TAG_WEIGHTS: entry["weights_sha256"],
         "network": entry["network"],
         "reg_weight": f"{entry['reg_weight']:.6g}",
+        "temperature": f"{entry['temperature']:.6g}",
         "test/accuracy": f"{test['accuracy']:.2f}",
         "test/faithfulness": f"{test['faithfulness']:+.2f}",
     }

@@ -6,6 +6,8 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from study import metrics
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -21,10 +23,13 @@ _PURPOSE = "final evaluation at export"
 LEVEL = 0.95  # of every interval
 
 
-def open_and_score(ledger: Ledger, storage: Storage, study: StudyTable, proven: Proven) -> dict[str, Any]:
+def open_and_score(
+    ledger: Ledger, storage: Storage, study: StudyTable, proven: Proven, temperature: float
+) -> dict[str, Any]:
     """Note the look at the test split in the study's folder and on its run, then score the network there.
 
-    Raises :class:`InputError` where it cannot be noted: the split then stays closed.
+    ``temperature``: :func:`temperature_of` the network. Raises :class:`InputError` where the look cannot be noted: the
+    split then stays closed.
     """
     from study.ledger.openings import note_look
 
@@ -34,11 +39,26 @@ def open_and_score(ledger: Ledger, storage: Storage, study: StudyTable, proven: 
     note_look(storage, study.name, {"when": when, "trial": trial, "run_id": run_id, "purpose": purpose})
     looks = ledger.log_test_opening(run_id, purpose, when)
     print(f"trial {trial}: scoring on the test split (look {looks} in this study)", file=sys.stderr)
-    scores = final_scores(proven.network, proven.config, proven.dataset)
+    scores = final_scores(proven.network, proven.config, proven.dataset, temperature)
     return {**scores, "opened": when, "looks_in_study": looks, "data_fingerprint": proven.dataset.test_fingerprint}
 
 
-def final_scores(network: nn.Module, config: TrialConfig, dataset: Dataset) -> dict[str, Any]:
+def temperature_of(proven: Proven) -> float:
+    """That of the network's card; where a card has none, fitted to the validation images that nothing is scored on."""
+    import torch
+
+    from study.faithfulness.calibration import calibrate, recorded_temperature
+
+    recorded = recorded_temperature(proven.card)
+    if recorded is not None:
+        return recorded
+    dataset = proven.dataset
+    reserved = dataset.calibration(proven.config.evaluation.calibration_images)
+    images, labels = torch.as_tensor(reserved.images), torch.as_tensor(reserved.labels)
+    return calibrate(proven.network, images, labels, mean=dataset.mean, std=dataset.std)
+
+
+def final_scores(network: nn.Module, config: TrialConfig, dataset: Dataset, temperature: float) -> dict[str, Any]:
     """Accuracy (%) on the whole test split; faithfulness under the study's own evaluation, on as many of its first
     images as ``evaluation.images`` says. Intervals are of 95 % over images: Wilson's for accuracy, bootstrap."""
     import torch
@@ -65,16 +85,18 @@ def final_scores(network: nn.Module, config: TrialConfig, dataset: Dataset) -> d
         mean=dataset.mean,
         std=dataset.std,
         config=config.evaluation,
+        temperature=temperature,
         device=device,
     )
-    interval = mean_with_interval(image_scores(report.per_image)["faithfulness"])
+    by_image = image_scores(report.per_image)[metrics.FAITHFULNESS.name]
+    interval = mean_with_interval(by_image)
     return {
         "accuracy": 100 * correct / len(test.labels),
         "accuracy_interval": accuracy_interval(correct, len(test.labels)),
         "accuracy_images": len(test.labels),
         "faithfulness": report.faithfulness,
         "faithfulness_interval": [interval.low, interval.high],
-        "faithfulness_images": n,
+        "faithfulness_images": len(by_image),
         "alignment": report.alignment,
         "protocol": report.protocol,
         "details": report.metrics(),

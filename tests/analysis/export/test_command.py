@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from analysis.export import main
+from analysis.export.card import model_card
 from analysis.export.command import command_line
 from analysis.export.manifest import verify
+from study import metrics
 from study.config import TrialConfig
 from study.data import open_dataset
 from study.data.augment import normalize
@@ -60,7 +62,8 @@ def test_every_format_is_the_trained_network_with_its_test_scores(
     assert test == entry["test_scores"]
     assert 0 <= test["accuracy_interval"][0] <= test["accuracy"] <= test["accuracy_interval"][1] <= 100
     assert test["faithfulness_interval"][0] <= test["faithfulness"] <= test["faithfulness_interval"][1]
-    assert test["faithfulness_images"] == 20 and test["protocol"] == card["protocol"] == "paper/1"
+    assert test["faithfulness_images"] == 20 and test["protocol"] == card["protocol"] == "paper/2"
+    assert card["temperature"] == entry["temperature"] == trained[1][metrics.TEMPERATURE]
     assert card["scores"]["val/accuracy"] == trained[1]["val/accuracy"]
 
     (look,) = openings(storage / "demo" / "test_openings.jsonl")
@@ -69,6 +72,10 @@ def test_every_format_is_the_trained_network_with_its_test_scores(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["exported", "results"]
 
     check_the_card(folder, original, tmp_path)
+    words = (folder / "README.md").read_text()
+    assert metrics.FAITHFULNESS.describes in words and f"faithfulness ({metrics.FAITHFULNESS.unit}" in words
+    assert f"softmax(logits / {entry['temperature']:.4g})" in words and "not comparable" not in words
+    assert "under paper/1, not comparable" in model_card(entry, {**card, "protocol": "paper/1"}, manifest)
     check_the_registry(study, entry, folder)
 
 
@@ -79,7 +86,7 @@ def check_the_card(folder: Path, original: torch.nn.Module, tmp_path: Path) -> N
     from study.config import DataConfig
 
     readme = (folder / "README.md").read_text()
-    assert "protocol `paper/1`" in readme and "95 % intervals" in readme and "λ = 0" in readme
+    assert "protocol `paper/2`, temperature " in readme and "95 % intervals" in readme and "λ = 0" in readme
     image = open_dataset(DataConfig()).validation.images[0]
     alone = tmp_path / "elsewhere"
     alone.mkdir()
@@ -109,7 +116,8 @@ def check_the_registry(study: Ledger, entry: dict[str, object], folder: Path) ->
     for alias in ("knee", "best-accuracy", "best-faithfulness"):
         version = client.get_model_version_by_alias("demo-net", alias)
         assert (version.version, version.run_id) in {(1, entry["run_id"]), ("1", entry["run_id"])}
-        assert version.tags["study.protocol"] == "paper/1"
+        assert version.tags["study.protocol"] == "paper/2"
+        assert float(version.tags["temperature"]) == pytest.approx(entry["temperature"], rel=1e-5)
     again = register_networks(study, "demo-net", folder.parent, verify(folder.parent))
     assert again == ["demo-net version 1: trial-0000 as knee, best-accuracy, best-faithfulness"]
     assert len(client.search_model_versions("name='demo-net'")) == 1
