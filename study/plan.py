@@ -56,7 +56,7 @@ class Plan:
             _SPEEDS.format("", "", *["ms a step"] * 2, *["ms an image"] * 2),
         ]
         for s in self.profile.speeds:
-            seconds = (s.plain, s.regularized, s.classified, s.scored)
+            seconds = (s.plain, s.regularized, s.classified, s.scored + s.masked)
             text.append(_SPEEDS.format(s.network, s.batch_size, *(number(1000 * t) for t in seconds)))
         unit = "GPU" if spec.resources.gpus else "CPU"
         per_trial = (spec.resources.gpus or spec.resources.cpus) / 3600

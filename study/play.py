@@ -134,7 +134,8 @@ def segments(config: TrialConfig, profile: Profile, images: Images) -> list[floa
         + speed.saved
         + profile.start * EPOCH
     )
-    score = min(config.evaluation.images or images.validation, images.validation) * speed.scored
+    scored = min(config.evaluation.images or images.validation, images.validation)
+    score = scored * speed.scored + min(config.evaluation.masking_images or scored, scored) * speed.masked
     marks = (0, *config.rungs, config.epochs)
     return [(b - a) * epoch + score for a, b in itertools.pairwise(marks)]
 

@@ -15,16 +15,17 @@ from study.errors import InputError
 
 #: What of a training's configuration changes its speed so much that each value is timed.
 SPEED_KEYS = ("network", "batch_size", "accumulate", "amp", "engine")
-_FORMAT = "study-profile/1"
+_FORMAT = "study-profile/2"
 
 
 @dataclass(frozen=True)
 class Speed:
     """One network at one batch size: seconds and bytes.
 
-    ``plain`` and ``regularized``: of a training step, augmentation and optimizer included. ``classified`` and
-    ``scored``: of one validation image, for accuracy and for faithfulness. ``saved``: of writing a checkpoint of
-    ``checkpoint_bytes``. The table of per-image scores has ``table_bytes`` and ``row_bytes`` an image.
+    ``plain`` and ``regularized``: of a training step, augmentation and optimizer included. ``classified``, ``scored``
+    and ``masked``: of one validation image, for accuracy, for faithfulness, and what the scores that mask it add to the
+    latter. ``saved``: of writing a checkpoint of ``checkpoint_bytes``. The table of per-image scores takes
+    ``table_bytes`` and ``row_bytes`` an image.
     """
 
     network: str
@@ -36,6 +37,7 @@ class Speed:
     regularized: float
     classified: float
     scored: float
+    masked: float
     saved: float
     checkpoint_bytes: float
     model_bytes: float

@@ -23,6 +23,7 @@ from typing import Any
 
 from study.config import TrialConfig
 from study.errors import InputError
+from study.metrics import PER_IMAGE_FILE
 from study.profile import SPEED_KEYS, Profile, Speed
 from study.space import Choice, Point, complete
 from study.spec import StudySpec
@@ -31,7 +32,9 @@ _SECONDS = 15.0  # of timing, beside warm-up; more where a single step is long
 _SLOT = 0.7  # seconds that one kind of work is repeated before the next has its turn
 _SMALL = 16  # images with which a slow network is timed
 _TOO_SLOW = 3.0  # seconds of a step above which it is timed with fewer images
-_KINDS = ("plain", "regularized", "classified", "scored", "saved")
+_MASKED = 2  # images that an evaluation masks at least
+_TEMPERATURE = 2.0  # of what is timed: not 1, at which some maps would be made once instead of twice
+_KINDS = ("plain", "regularized", "classified", "scored", "masked", "saved")
 _NICENESS = "RAY_worker_niceness"  # Ray's workers are that nice, 15 unless said otherwise
 _LOAD_THE_STACK = "import study.tuning.session, study.trial"
 
@@ -114,12 +117,19 @@ def measure(spec: StudySpec, *, n_classes: int, at_once: int, seconds: float = _
         speeds=tuple(
             Speed(
                 **{key: getattr(config, key) for key in SPEED_KEYS},
-                **{kind: statistics.median(values) for kind, values in t.items()},
+                **_medians(t, r["scored_images"]),
                 **r["bytes"],
             )
             for config, t, r in zip(configs, times, results[0], strict=True)
         ),
     )
+
+
+def _medians(times: Mapping[str, list[float]], images: int) -> dict[str, Any]:
+    """Of each kind. Scored images were timed with ``_MASKED`` of them masked and with all of them, both per image."""
+    found = {kind: statistics.median(values) for kind, values in times.items()}
+    masked = max(0.0, found["masked"] - found["scored"]) / (1 - _MASKED / images)
+    return {**found, "scored": max(0.0, found["masked"] - masked), "masked": masked}
 
 
 def _received(pipe: Connection) -> Any:
@@ -157,7 +167,7 @@ def _spread(times: Sequence[Mapping[str, list[float]]]) -> float:
     """Standard deviation of log(time / its median), over all steps and scorings that were repeated."""
     logs = []
     for kinds in times:
-        for kind in ("plain", "regularized", "scored"):
+        for kind in ("plain", "regularized", "scored", "masked"):
             middle = statistics.median(kinds[kind])
             logs += [math.log(t / middle) for t in kinds[kind]] if len(kinds[kind]) > 1 else []
     return math.sqrt(statistics.fmean(x * x for x in logs)) if logs else 0.1
@@ -197,7 +207,7 @@ def _child(
             if time.perf_counter() > end:
                 break
         pipe.send([
-            {"times": t, "bytes": bench.sizes(), "scaled": bench.scale != 1}
+            {"times": t, "bytes": bench.sizes(), "scaled": bench.scale != 1, "scored_images": bench.scored_images}
             for t, bench in zip(times, benches, strict=True)
         ])  # fmt: skip
     except InputError as error:
@@ -233,11 +243,12 @@ class _Bench:
         self.scale = 1.0  # seconds of the whole batch per second of what is timed
         self._images(_SMALL)
         self._choose_batch()
-        self._scored = min(self._evaluation.batch_size, self._evaluation.images or 10**9, 100)
-        if self._score(2) / 2 * self._scored > _TOO_SLOW:
-            self._scored = 4
+        self.scored_images = max(4, min(self._evaluation.batch_size, self._evaluation.images or 10**9, 100))
+        if self._score(2) / 2 * self.scored_images > _TOO_SLOW:
+            self.scored_images = 4
         self._once = {"plain": self._steps("plain", 1), "regularized": self._steps("regularized", 1)}
-        self._once |= {"classified": self._classify(), "scored": self._score(self._scored), "saved": self._save()}
+        self._once |= {"classified": self._classify(), "saved": self._save()}
+        self._once |= {"scored": self._score(masked=_MASKED), "masked": self._score()}
 
     def _choose_batch(self) -> None:
         """All of the batch, or, where a step of it takes long, a few images and :attr:`scale`."""
@@ -262,7 +273,8 @@ class _Bench:
             "plain": lambda n: self.scale * self._steps("plain", n),
             "regularized": lambda n: self.scale * self._steps("regularized", n),
             "classified": lambda n: statistics.fmean(self._classify() for _ in range(n)) / len(self._x),
-            "scored": lambda n: statistics.fmean(self._score(self._scored) for _ in range(n)) / self._scored,
+            "scored": lambda n: statistics.fmean(self._score(masked=_MASKED) for _ in range(n)) / self.scored_images,
+            "masked": lambda n: statistics.fmean(self._score() for _ in range(n)) / self.scored_images,
             "saved": lambda n: statistics.fmean(self._save() for _ in range(n)),
         }
         return works[kind](min(200, max(1, round(slot / max(self._once[kind], 1e-4)))))
@@ -293,14 +305,19 @@ class _Bench:
             self._network.train()
         return time.perf_counter() - start
 
-    def _score(self, n: int) -> float:
+    def _score(self, n: int | None = None, masked: int | None = None) -> float:
+        """Seconds of scoring ``n`` images (None: :attr:`scored_images`), ``masked`` of them (None: all) masked too."""
         from study.faithfulness import evaluate_faithfulness
 
-        self.report = evaluate_faithfulness(
+        n = n or self.scored_images
+        report = evaluate_faithfulness(
             self._network, self._x[:n].cpu(), self._y[:n].cpu(), mean=(0.5,) * 3, std=(0.25,) * 3,
-            config=self._evaluation, device=self._device,
+            config=dataclasses.replace(self._evaluation, masking_images=masked), temperature=_TEMPERATURE,
+            device=self._device,
         )  # fmt: skip
-        return self.report.seconds
+        if masked is None:
+            self._table = report.per_image
+        return report.seconds
 
     def _save(self) -> float:
         from study.training.checkpoint import save_checkpoint
@@ -315,15 +332,15 @@ class _Bench:
 
     def sizes(self) -> dict[str, float]:
         """Bytes of the files that a trial leaves: measured, as they are compressed."""
-        import pyarrow as pa
-        from pyarrow import parquet
+        from study.faithfulness.report import write_per_image
 
         def table_bytes(rows: int) -> int:
-            sink = pa.BufferOutputStream()
-            parquet.write_table(pa.table({k: pa.array(v[:rows]) for k, v in self.report.per_image.items()}), sink)
-            return len(sink.getvalue())
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / PER_IMAGE_FILE
+                write_per_image(file, {k: v[:rows] for k, v in self._table.items()})
+                return file.stat().st_size
 
-        n = len(self.report.per_image["label"])
+        n = len(self._table["label"])
         model = sum(t.numel() * t.element_size() for t in self._network.state_dict().values())
         row = (table_bytes(n) - table_bytes(1)) / max(n - 1, 1)
         return {

@@ -44,6 +44,12 @@ def test_seconds_of_a_trial_by_hand() -> None:
     assert segments(config, profile(), IMAGES) == pytest.approx([1.1 + 0.25, 3 * 1.1 + 0.25])
 
 
+def test_only_some_images_are_masked() -> None:
+    """Of 50 scored images of 3 ms, 20 take 2 ms more."""
+    config = spec(evaluation={"images": 50, "masking_images": 20}).trial_config({"network": "tiny", "lr": 0.1})
+    assert segments(config, profile(), IMAGES) == pytest.approx([4 * 1.1 + 0.15 + 0.04])
+
+
 @pytest.mark.parametrize(("interval", "seconds"), [(1, 2.0), (4, 1.25)])
 def test_lazy_regularization_costs_its_share(interval: int, seconds: float) -> None:
     point = {"network": "tiny", "lr": 0.1, "reg_weight": 1.0, "reg_interval": interval}

@@ -31,6 +31,7 @@ def test_two_at_once_on_this_machine() -> None:
     for speed in profile.speeds:
         assert 0 < speed.plain < speed.regularized
         assert 0 < speed.classified < speed.scored
+        assert speed.masked > 0
     assert tiny.plain < small.plain
     # The network's 32-bit numbers; weights and momentum make a checkpoint about twice as large.
     assert 1.5 * tiny.model_bytes < tiny.checkpoint_bytes < 2.5 * tiny.model_bytes
