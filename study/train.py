@@ -64,6 +64,12 @@ def parser() -> argparse.ArgumentParser:
     add("--train-images", type=int, default=None, help="use only so many training images")
     add("--validation-images", type=int, default=None, help="use only so many validation images")
     add("--evaluation-images", type=int, default=500, help="validation images on which faithfulness is measured")
+    add(
+        "--masking-images",
+        type=int,
+        default=None,
+        help="of these, images on which scores that mask images are measured",
+    )
     add("--methods", default="grad_cam,grad_cam_plus_plus", help=f"saliency methods: {', '.join(METHODS)}")
     add("--protocol", default="paper", help=f"faithfulness protocol: {', '.join(PROTOCOLS)}")
     add("--out", default="results/train", help="folder of the checkpoint, the network and its scores")
@@ -101,7 +107,10 @@ def config_from(args: argparse.Namespace) -> TrialConfig:
             validation_images=args.validation_images,
         ),
         evaluation=EvaluationConfig(
-            methods=tuple(args.methods.split(",")), protocol=args.protocol, images=args.evaluation_images
+            methods=tuple(args.methods.split(",")),
+            protocol=args.protocol,
+            images=args.evaluation_images,
+            masking_images=args.masking_images,
         ),
     )
 
@@ -158,7 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     (out / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
     print(
         f"accuracy {scores[metrics.ACCURACY.ledger_name]:.2f} %  "
-        f"faithfulness {scores[metrics.FAITHFULNESS.ledger_name]:+.2f} pp over random maps ({result['protocol']})  "
+        f"faithfulness {scores[metrics.FAITHFULNESS.ledger_name]:+.2f} {metrics.FAITHFULNESS.unit} "
+        f"({result['protocol']}, temperature {scores[metrics.TEMPERATURE]:.3g})  "
         f"alignment {scores[metrics.ALIGNMENT.ledger_name]:.3f}"
     )
     print(f"results  {out}\nnext     python -m study.run search_spaces/quick.yaml", file=sys.stderr)

@@ -49,7 +49,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 class StudyProgress(tune.Callback):
-    """Shows trial, epoch, accuracy (%), faithfulness (pp over random maps), state, front size and time left.
+    """Shows trial, epoch, accuracy and faithfulness (in their units), state, front size and time left.
 
     Args:
         total: trials that this session will end.
@@ -159,7 +159,8 @@ class StudyProgress(tune.Callback):
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False)
-        for name in ("trial", "network", "λ", "lr", "epoch", "accuracy %", "faithfulness pp", "state"):
+        scores = (f"{m.name}\n{m.unit}" for m in (metrics.ACCURACY, metrics.FAITHFULNESS))
+        for name in ("trial", "network", "λ", "lr", "epoch", *scores, "state"):
             table.add_column(name, justify="left" if name in ("network", "state") else "right")
         rows = sorted(self._rows.values(), key=lambda row: row.number)
         if len(rows) > _SHOWN_TRIALS:

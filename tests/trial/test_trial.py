@@ -65,7 +65,8 @@ def test_what_it_exports_proves_itself(finished: Trial, tmp_path: Path) -> None:
     files = finished.export(tmp_path)
     assert [f.name for f in files] == [metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE, metrics.PER_IMAGE_FILE]
     network, card = load_model(tmp_path)
-    assert card["protocol"] == "paper/1" and card["data_fingerprint"] == finished.dataset.fingerprint
+    assert card["protocol"] == "paper/2" and card["temperature"] > 0
+    assert card["data_fingerprint"] == finished.dataset.fingerprint
     assert json.loads((tmp_path / metrics.MODEL_CONFIG_FILE).read_text())["config"] == CONFIG.to_dict()
     ours = finished.network.state_dict()
     assert all(torch.equal(value, ours[name]) for name, value in network.state_dict().items())
