@@ -35,7 +35,7 @@ _ERRORS = {f"report/{metrics.ACCURACY_ERROR}": 1.0, f"report/{metrics.FAITHFULNE
 
 
 def scores(point: Point, epoch: int, epochs: int) -> list[float]:
-    """Accuracy (%) and faithfulness (pp) that disagree over lambda, with noise fixed by the point."""
+    """Accuracy (%) and faithfulness that disagree over lambda, with noise fixed by the point."""
     noise = np.random.default_rng(abs(hash((point["lr"], point["reg_weight"]))) % 2**32).normal(size=2)
     away = abs(np.log10(float(point["lr"]) / 0.1))
     weight = float(point["reg_weight"])

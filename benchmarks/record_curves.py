@@ -32,6 +32,7 @@ SPEC, CURVES = HERE / "space.yaml", HERE / "curves.parquet"
 #: Epochs with a faithfulness score beside the last: more than the rungs, so that other rungs can be replayed.
 SCORED = (1, 2, 3, 4, 6, 9, 13, 18)
 REPEATED = 12  # points that are trained with a second seed
+_PROTOCOL = b"study.protocol"  # in the table's metadata; a table without it is of paper/1
 _COLUMNS = {
     "accuracy": metrics.ACCURACY.ledger_name,
     "accuracy_error": metrics.ACCURACY_ERROR,
@@ -98,12 +99,25 @@ def record(task: tuple[int, int, Point]) -> list[dict[str, Any]]:
     return rows
 
 
+def protocol_of(spec: StudySpec) -> str:
+    """Under which faithfulness is recorded, with its version."""
+    from study.faithfulness.protocols import PROTOCOLS
+
+    return PROTOCOLS[spec.trial_config(spec.first_points()[0]).evaluation.protocol].identity
+
+
+def recorded_protocol(file: Path) -> str:
+    """Under which the faithfulness of a table was recorded."""
+    return ((parquet.read_schema(file).metadata or {}).get(_PROTOCOL) or b"paper/1").decode()
+
+
 def write(rows: Sequence[dict[str, Any]], spec: StudySpec) -> None:
     """Atomically; numbers of scores in single precision."""
     kinds = {name: pa.string() if name == "reg_error" else pa.float64() for name in ordered(spec.space)}
     kinds |= {"batch_size": pa.int32()}
     fields = [("curve", pa.int32()), ("seed", pa.int32()), *kinds.items(), ("epoch", pa.int32())]
-    schema = pa.schema([*fields, *((name, pa.float32()) for name in _COLUMNS)])
+    scores = [(name, pa.float32()) for name in _COLUMNS]
+    schema = pa.schema([*fields, *scores], metadata={_PROTOCOL: protocol_of(spec)})
     part = CURVES.with_suffix(".part")
     ordered_rows = sorted(rows, key=lambda r: (r["curve"], r["epoch"]))
     parquet.write_table(pa.Table.from_pylist(ordered_rows, schema), part, compression="zstd")
@@ -116,6 +130,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parse.add_argument("--processes", type=int, default=2)
     args = parse.parse_args(argv)
     spec = load_spec(SPEC)
+    if CURVES.exists() and recorded_protocol(CURVES) != protocol_of(spec):
+        parse.error(
+            f"{CURVES} holds scores under {recorded_protocol(CURVES)}, and these would be under {protocol_of(spec)}; "
+            "move it away to record anew"
+        )
     rows = parquet.read_table(CURVES).to_pylist() if CURVES.exists() else []
     there = set(np.unique([row["curve"] for row in rows]).tolist())
     todo = [task for task in tasks(spec, args.curves) if task[0] not in there]
@@ -126,7 +145,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             last = found[-1]
             print(
                 f"{len(there) + done}/{args.curves}: epoch {last['epoch']}, accuracy {last['accuracy']:.1f} %, "
-                f"faithfulness {last['faithfulness']:+.1f} pp, {sum(r['epoch_seconds'] for r in found):.0f} s",
+                f"faithfulness {last['faithfulness']:+.1f} {metrics.FAITHFULNESS.unit}, "
+                f"{sum(r['epoch_seconds'] for r in found):.0f} s",
                 flush=True,
             )
 

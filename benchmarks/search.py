@@ -182,7 +182,7 @@ def _show(value: float) -> str:
 def describe(surrogate: Surrogate) -> None:
     """What the surrogate rests on and how far it errs."""
     print(f"{len(surrogate.points)} recorded curves, scores after epochs {', '.join(map(str, surrogate.epochs))}")
-    for name, unit in (("accuracy", "%"), ("faithfulness", "pp")):
+    for name, unit in (("accuracy", "%"), ("faithfulness", "points")):
         errors = surrogate.left_out[name]
         print(
             f"{name}: left out and predicted, error {errors['error']:.1f} {unit} (predicting the mean: "
@@ -213,6 +213,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parse.error(f"--curves {args.curves}: no such table; `python -m benchmarks.record_curves` records one")
     spec: StudySpec = load_spec(SPEC)
     surrogate = Surrogate.load(args.curves, spec)
+    from benchmarks.record_curves import recorded_protocol
+
+    print(f"faithfulness was recorded under {recorded_protocol(args.curves)}")
     describe(surrogate)
     start = time.perf_counter()
     context = multiprocessing.get_context("fork")

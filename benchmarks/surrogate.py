@@ -33,15 +33,17 @@ from study.spec import StudySpec
 
 SHOWN = ("accuracy", "faithfulness")
 _VARIANCE = 0.95  # of the standardised curves that the kept components explain
-_LEAST_ERROR = 0.3  # pp: a constant network's standard error is 0, its differences between seeds are not
+_LEAST_ERROR = (
+    0.3  # in points, as the scores: a constant network's standard error is 0, its differences between seeds are not
+)
 
 
 @dataclass(frozen=True)
 class Shown:
     """One training as a search sees it: values and standard errors after each of ``epochs``.
 
-    ``values`` and ``errors``: (epochs, 2), accuracy (%) and faithfulness (pp). ``diverges_after``: the epoch in which
-    the loss is no longer finite, or None.
+    ``values`` and ``errors``: (epochs, 2), accuracy (%) and faithfulness (points). ``diverges_after``: the epoch
+    in which the loss is no longer finite, or None.
     """
 
     epochs: tuple[int, ...]

@@ -67,7 +67,7 @@ def write_runs(ledger: Ledger, first: int, n: int, replicates: int = 2) -> None:
         own = {
             metrics.TAG_ROLE: "trial", metrics.TAG_TRIAL: str(trial), metrics.TAG_SEED: str(config["seed"]),
             metrics.TAG_STATE: state, metrics.TAG_KEY: f"{ledger.study}/{trial}/{config['seed']}",
-            metrics.TAG_ATTEMPT: "1", metrics.TAG_STUDY: ledger.study, metrics.TAG_PROTOCOL: "paper/1",
+            metrics.TAG_ATTEMPT: "1", metrics.TAG_STUDY: ledger.study, metrics.TAG_PROTOCOL: "paper/2",
             **({metrics.TAG_REASON: reason} if reason else {}),
         }  # fmt: skip
         rows[SqlTag] += [{"run_uuid": run_id, "key": k, "value": v} for k, v in own.items()]
@@ -122,8 +122,12 @@ def _life(config: dict[str, Any], trial: int) -> tuple[list[dict[str, float]], s
         }  # fmt: skip
         if epoch in (3, _EPOCHS):
             report |= {metrics.FAITHFULNESS.ledger_name: faithful * part, metrics.ALIGNMENT.ledger_name: 0.1 + part / 3}
+            report |= {m.ledger_name: faithful * part for m in metrics.CANDIDATES}
+            report |= {metrics.TEMPERATURE: 1.2, metrics.UNDEFINED_SHARE.ledger_name: 0.0}
             report |= {
-                metrics.saliency_metric(m, p): 50 * part for m in SPEC["evaluation"]["methods"] for p in metrics.PARTS
+                metrics.saliency_metric(m, p): 50 * part
+                for m in SPEC["evaluation"]["methods"]
+                for p in (*metrics.PARTS, *metrics.METHOD_SCORES)
             }
         reports.append(report)
     reason = {metrics.FAILED: json.dumps("worker died")[1:-1], metrics.STOPPED: "stopped at rung 3"}.get(state, "")

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faithfulness import TABLE, Case
+from study.config import EvaluationConfig
+from study.faithfulness import evaluate_faithfulness
+
 ROOT = Path(__file__).parents[2]
 KEYS = {
     "gradient_cams_vs_pytorch_grad_cam", "gradient_cams_vs_torchcam", "score_cam_vs_bound",
@@ -27,3 +31,17 @@ def test_it_ends_with_one_line_of_ratios() -> None:
     assert "channels show something" in done.stdout
     agreements = [line for line in done.stdout.splitlines() if "score_cam " in line]
     assert len(agreements) == 2  # with torchcam and with pytorch-grad-cam
+    controls = [line.split(",")[0] for line in done.stdout.splitlines() if line.startswith("control: ")]
+    assert controls == ["control: agreements", "control: masking excess"]
+
+
+def test_our_table_is_the_evaluators() -> None:
+    """The same five metrics as a whole evaluation gives, without its controls."""
+    case = Case("tiny", 0.0)
+    config = EvaluationConfig(methods=TABLE, images=None, batch_size=4)
+    report = evaluate_faithfulness(
+        case.network, case.images[:4], case.labels[:4], mean=case.mean, std=case.std, config=config, temperature=1.5
+    )
+    table = case.our_table(4)
+    wanted = {f"{method}/{part}": v for method in TABLE for part, v in report.methods[method].parts.items()}
+    assert table == pytest.approx(wanted, rel=1e-4, abs=1e-4)
