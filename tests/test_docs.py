@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from study.metrics import CANDIDATES, FAITHFULNESS_IS
 from study.spec import StudySpec
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +65,13 @@ def test_every_file_that_the_documents_link_to_is_there() -> None:
     for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_readme_explains_the_faithfulness_that_is_measured() -> None:
+    (chosen,) = re.findall(r"`faithfulness` is the \*\*([a-z ]+)\*\*", README)
+    assert chosen == FAITHFULNESS_IS.name.replace("_", " ")
+    for metric in CANDIDATES:
+        assert metric.name.replace("_", " ") in README
 
 
 def test_the_specification_of_the_readme_is_one() -> None:
