@@ -22,11 +22,19 @@ _COLOURS = "viridis"  # rises evenly in lightness: readable in grey and with eve
 _ZERO = "#d55e00"  # lambda = 0, off the scale; vermilion is apart from viridis for colour-blind readers too
 
 
+_OUTSIDE = "0.55"  # edge of the hollow marks of trials that cannot be on the front
+
+
 def axes_of(study: StudyTable) -> tuple[Metric, Metric]:
     """Accuracy and faithfulness, or the first two objectives where these are others."""
     if len(study.objectives) < 2 or {ACCURACY, FAITHFULNESS} <= set(study.objectives):
         return ACCURACY, FAITHFULNESS
     return study.objectives[0], study.objectives[1]
+
+
+def drawable(study: StudyTable) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(trials,) True for complete trials that have a place in the figure of the front, eligible or not."""
+    return study.with_state(metrics.COMPLETE) & np.isfinite(study.values(axes_of(study))).all(axis=1)
 
 
 def pyplot() -> Any:
@@ -59,15 +67,20 @@ def draw_front(
     repeated: Replicates | None,
     stem: Path,
 ) -> list[Path]:
-    """Write PNG and SVG. Front points are large and numbered by trial, dominated ones faint; a step line bounds what
-    the front dominates where the two axes are the objectives, and a band what single-seed studies attain."""
+    """Write PNG and SVG.
+
+    Front points are large and numbered by trial, dominated ones faint, those that are not eligible hollow and grey. A
+    step line bounds what the front dominates where the two axes are the objectives, and a band what single-seed studies
+    attain.
+    """
     from matplotlib.colors import LogNorm
 
     plt = pyplot()
 
     x_metric, y_metric = axes_of(study)
     xy = study.values([x_metric, y_metric])
-    complete = np.array([s == metrics.COMPLETE for s in study.column("state")], bool) & np.isfinite(xy).all(axis=1)
+    complete = drawable(study)
+    eligible = complete & np.array([not reason for reason in study.why_not()], bool)
     on_front = on_front & complete
     weight = np.array([math.nan if w is None else w for w in study.column("reg_weight")], float)
     positive = weight[complete & (weight > 0)]
@@ -86,7 +99,10 @@ def draw_front(
         _step_line(axes, xy[on_front], x_metric, y_metric)
     x, y = xy.T
     shades = None
-    for mask, size, alpha in ((complete & ~on_front, 34, 0.35), (on_front, 95, 1.0)):
+    for mask, marker in ((weight == 0, "D"), (weight != 0, "o")):
+        mask = mask & complete & ~eligible
+        axes.scatter(x[mask], y[mask], s=34, marker=marker, facecolors="none", edgecolors=_OUTSIDE, zorder=3)
+    for mask, size, alpha in ((eligible & ~on_front, 34, 0.35), (on_front, 95, 1.0)):
         edge = "black" if alpha == 1.0 else "none"
         zero, coloured = mask & (weight == 0), mask & (weight > 0)
         plain = mask & np.isnan(weight)
@@ -115,12 +131,14 @@ def draw_front(
     axes.margins(0.1)
     handles = _handles(
         has_zero=bool((complete & (weight == 0)).any()),
-        dominated=bool((complete & ~on_front).any()),
+        front=bool(on_front.any()),
+        dominated=bool((eligible & ~on_front).any()),
+        outside=bool((complete & ~eligible).any()),
         knee=knee is not None and bool(on_front[knee]),
     )
     shown = [h for h in axes.get_legend_handles_labels()[0] if not h.get_label().startswith("_")]
     figure.legend(handles=[*handles, *shown], loc="outside lower center", ncols=4, fontsize=8.5, frameon=False)
-    what = "front" if on_front.sum() != 1 else "front of a single point"
+    what = {0: "no trial is eligible for the front", 1: "front of a single point"}.get(int(on_front.sum()), "front")
     figure.suptitle(f"Study {study.name}: {what}, {int(on_front.sum())} of {len(study.trials)} trials", fontsize=13)
     axes.set_title(_caption(study, complete), fontsize=8.5, color="0.3")
     return save(figure, stem)
@@ -234,7 +252,7 @@ def _number(
             taken.append(place)
 
 
-def _handles(*, has_zero: bool, dominated: bool, knee: bool) -> list[Any]:
+def _handles(*, has_zero: bool, front: bool, dominated: bool, outside: bool, knee: bool) -> list[Any]:
     from matplotlib.lines import Line2D
 
     def handle(marker: str, colour: str, size: float, label: str, alpha: float = 1.0) -> Any:
@@ -243,9 +261,11 @@ def _handles(*, has_zero: bool, dominated: bool, knee: bool) -> list[Any]:
             [], [], linestyle="", marker=marker, color=colour, markeredgecolor=edge, ms=size, label=label, alpha=alpha
         )
 
-    handles = [handle("o", "#35b779", 9, "front (number: trial)")]
+    handles = [handle("o", "#35b779", 9, "front (number: trial)")] if front else []
     if dominated:
         handles.append(handle("o", "#35b779", 6, "dominated", 0.35))
+    if outside:
+        handles.append(Line2D([], [], ls="", marker="o", ms=6, mfc="none", mec=_OUTSIDE, label="not eligible"))
     if has_zero:
         handles.append(handle("D", _ZERO, 8, "λ = 0 (no regularizer)"))
     if knee:

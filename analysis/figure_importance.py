@@ -40,7 +40,7 @@ def draw_importance(study: StudyTable, found: Importance, stem: Path) -> list[Pa
     axes.grid(axis="x", color="0.92", linewidth=0.8)
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=min(4, len(targets) + 1), fontsize=8.5, frameon=False)
-    figure.suptitle(f"Study {study.name}: what moves the objectives ({found.trials} complete trials)", fontsize=12)
+    figure.suptitle(f"Study {study.name}: what moves the objectives ({found.learned_from})", fontsize=12)
     return save(figure, stem)
 
 

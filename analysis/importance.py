@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from study.eligible import empty_line
 from study.errors import Parser, refuse_empty, run_command
 
 if TYPE_CHECKING:
@@ -34,12 +35,24 @@ class Importance:
     """``shares``: target (an objective's name or FRONT) to param to its share of the importance, in [0, 1].
 
     ``chance`` has the shares that stand out by chance in one of twenty studies; ``why_not`` says why there are none.
+    ``outside`` of the ``trials`` break the specification's constraints.
     """
 
     shares: dict[str, dict[str, float]]
     chance: dict[str, dict[str, float]]
     trials: int
     why_not: str = ""
+    outside: int = 0
+
+    @property
+    def learned_from(self) -> str:
+        """From how many trials, and what became of those that cannot be on the front."""
+        said = f"{self.trials} complete trials"
+        if not self.outside:
+            return said
+        if FRONT in self.shares:
+            return f"{said}, {self.outside} of them not eligible: for the front they rank behind all others"
+        return f"{said}, {self.outside} of them not eligible"
 
     def sure(self, target: str, param: str) -> bool:
         return self.shares[target][param] > self.chance[target][param]
@@ -67,13 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from analysis.effect import lambda_effects
     from analysis.figure_importance import draw_effects, draw_importance
     from analysis.load import cache_folder, ledger_from, load_study, repeated_options
-    from analysis.pareto import eligible
+    from analysis.pareto import comparable
     from study.storage import Storage
 
     ledger, storage = ledger_from(args)
     study = load_study(ledger, cache_folder(storage, args.study))
-    possible = eligible(study)
-    found, effects = importance(study, possible), lambda_effects(study, possible)
+    learned = comparable(study)
+    found, effects = importance(study, learned), lambda_effects(study, learned)
     print_importance(study, found)
     print_effects(effects)
     out: Path = args.out or storage.local / args.study / "analysis"
@@ -90,34 +103,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def importance(study: StudyTable, eligible: np.ndarray[Any, np.dtype[np.bool_]]) -> Importance:
-    """PED-ANOVA (Watanabe et al., IJCAI 2023) of the eligible trials, as shares of the sum over params.
+def importance(study: StudyTable, learned: np.ndarray[Any, np.dtype[np.bool_]]) -> Importance:
+    """PED-ANOVA (Watanabe et al., IJCAI 2023) of the ``learned`` trials, as shares of the sum over params.
 
-    The good trials are the best tenth by an objective, or by Pareto rank for the front. PED-ANOVA takes lower for
-    better, so objectives to be maximised are negated. Chance: the same for trials called good at random.
+    The good trials are the best tenth by an objective, or by Pareto rank for the front, where those that are not
+    eligible rank behind all others. PED-ANOVA takes lower for better, so objectives to be maximised are negated.
+    Chance: the same for trials called good at random.
     """
     import moocore
     import numpy as np
 
     from analysis.geometry import signs
 
-    rows = np.flatnonzero(eligible)
+    rows = np.flatnonzero(learned)
+    reasons = study.why_not()
+    can = np.array([not reasons[row] for row in rows], bool)
+    outside = int((~can).sum())
     if len(rows) < _NEEDED:
-        return Importance({}, {}, len(rows), f"{len(rows)} complete trials are too few; {_NEEDED} are needed")
+        why = f"{len(rows)} complete trials are too few; {_NEEDED} are needed"
+        return Importance({}, {}, len(rows), why, outside)
     trials, params = _as_trials(study, rows)
     if not params:
-        return Importance({}, {}, len(rows), "all trials have the same parameters")
+        return Importance({}, {}, len(rows), "all trials have the same parameters", outside)
     costs = -study.values()[rows] * signs(study.objectives)
     targets = {m.name: costs[:, i] for i, m in enumerate(study.objectives)}
-    if len(study.objectives) > 1:
-        targets[FRONT] = np.asarray(moocore.pareto_rank(costs), float)
+    if len(study.objectives) > 1 and can.any():
+        ranks = np.full(len(rows), float(len(rows)))
+        ranks[can] = moocore.pareto_rank(costs[can])
+        targets[FRONT] = ranks
     top = max(_TOP, min(0.5, _TOP_TRIALS / len(rows)))
     raw = {name: _pedanova(trials, cost, top) for name, cost in targets.items()}
     rng = np.random.default_rng(0)
     by_chance = [_grouped(_pedanova(trials, rng.random(len(rows)), top), params) for _ in range(_SHUFFLES)]
     limit = {p: float(np.quantile([c[p] for c in by_chance], _CHANCE)) for p in params}
     chance = {name: {p: limit[p] / (sum(values.values()) or 1.0) for p in params} for name, values in raw.items()}
-    return Importance({name: _shares(values, params) for name, values in raw.items()}, chance, len(rows))
+    return Importance({name: _shares(values, params) for name, values in raw.items()}, chance, len(rows), "", outside)
 
 
 def _as_trials(study: StudyTable, rows: np.ndarray[Any, Any]) -> tuple[Any, list[str]]:
@@ -197,7 +217,9 @@ def _shares(values: Mapping[str, float], params: Sequence[str]) -> dict[str, flo
 
 
 def print_importance(study: StudyTable, found: Importance) -> None:
-    print(f"study {study.name} · importance from {found.trials} complete trials")
+    print(f"study {study.name} · importance from {found.learned_from}")
+    if found.trials == found.outside:
+        print(f"front: empty, {empty_line(study.not_eligible())}")
     if found.why_not:
         print(f"importance: cannot tell: {found.why_not}")
         return
@@ -228,6 +250,7 @@ def as_json(found: Importance, effects: Sequence[Effect]) -> dict[str, Any]:
     finite = lambda v: v if math.isfinite(v) else None  # noqa: E731
     return {
         "trials": found.trials,
+        "not_eligible": found.outside,
         "importance": found.shares,
         "chance": found.chance,
         "why_not": found.why_not,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study import metrics
+from study.eligible import empty_line, reasons_line
 from study.errors import Parser, refuse_empty, run_command
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if front.mask.any():
         print(f"next     python -m analysis.report {args.study}{options}", file=sys.stderr)
     else:
-        print("next     type the study.run command again: the front needs a complete trial", file=sys.stderr)
+        print("next     type the study.run command again: the front needs an eligible trial", file=sys.stderr)
     return 0
 
 
@@ -86,7 +86,7 @@ class Front:
 
 
 def find_front(study: StudyTable) -> Front:
-    """The front of the trials that were trained for the full budget and have finite objectives."""
+    """The front of the trials that can be on one."""
     import numpy as np
 
     from analysis.geometry import hypervolume, knee
@@ -105,10 +105,20 @@ def find_front(study: StudyTable) -> Front:
 
 
 def eligible(study: StudyTable) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(trials,) True for complete trials with finite objectives: only they can be on the front."""
+    """(trials,) True for trials that can be on the front: see :mod:`study.eligible`."""
     import numpy as np
 
-    return study.with_state(metrics.COMPLETE) & np.isfinite(study.values()).all(axis=1)
+    return np.array([not reason for reason in study.why_not()], bool)
+
+
+def comparable(study: StudyTable) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(trials,) True for trials that could be on the front of a study without constraints.
+
+    What moves an objective is learned from these: to leave out what came out badly would hide what made it so.
+    """
+    import numpy as np
+
+    return np.array([not reason for reason in study.why_not(constrained=False)], bool)
 
 
 def front_mask(study: StudyTable) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -143,11 +153,12 @@ def front_rows(study: StudyTable, front: Front) -> list[dict[str, Any]]:
 
 
 def summary(study: StudyTable, front: Front) -> dict[str, Any]:
-    """The front, its hypervolume and its replicates' interval as plain values, ready for JSON."""
+    """The front, its hypervolume, its replicates' interval and who is not eligible as plain values, for JSON."""
     values: dict[str, Any] = {
         "front": front_rows(study, front),
         "trials": len(study.trials),
         "hypervolume": front.volume,
+        "not_eligible": [{"trial": trial, "reason": reason} for trial, reason in study.not_eligible()],
     }
     if front.repeated is not None:
         values["single_seed_hypervolume"] = dict(zip(("low", "median", "high"), front.repeated.volume, strict=True))
@@ -170,14 +181,18 @@ def print_front(study: StudyTable, front: Front) -> None:
     say = lambda text: console.print(text, soft_wrap=True)  # noqa: E731
     counts = ", ".join(f"{n} {state}" for state, n in study.counts().items()) or "none yet"
     say(f"study {study.name} · {len(study.trials)} trials ({counts})")
-    without = study.counts().get(metrics.COMPLETE, 0) - int(front.eligible.sum())
-    if without:
-        names = " or ".join(m.name for m in study.objectives)
-        say(f"{without} complete trials have no finite {names}, so they cannot be on the front")
-    rows = front_rows(study, front)
+    others = study.other_protocol()
+    for reason in sorted(set(filter(None, others))):
+        say(
+            f"{others.count(reason)} complete trials are {reason}, so they are not on the front; "
+            f"`python -m study.rescore {study.name}` scores them again"
+        )
+    outside, rows = study.not_eligible(), front_rows(study, front)
     if not rows:
-        say("front: empty, no trial is complete with finite objectives")
+        say(f"front: empty, {empty_line(outside)}")
         return
+    if outside:
+        say(reasons_line(outside))
     params = _shown_params(study)
     table = Table(title=f"front ({len(rows)} of {len(study.trials)} trials)", title_justify="left", box=None)
     for name in ("trial", "seed", *(_SHOWN_AS.get(p, p) for p in params)):
@@ -216,8 +231,9 @@ def _cell(value: Any) -> str:
 
 
 def write_files(study: StudyTable, curves: pa.Table, front: Front, out: Path) -> list[Path]:
-    """The table of all trials, with columns ``front``, ``knee`` and, with replicates, ``probability``; the figures of
-    the front and of the way to it if any trial is complete. The files written.
+    """The table of all trials, with columns ``front``, ``knee``, ``not_eligible`` (why, null where it is) and, with
+    replicates, ``probability``; the figures of the front and of the way to it if there is a trial to draw. The files
+    written.
 
     Raises :class:`InputError` where ``out`` cannot be written.
     """
@@ -225,7 +241,7 @@ def write_files(study: StudyTable, curves: pa.Table, front: Front, out: Path) ->
     import pyarrow as pa
 
     from analysis.anytime import anytime
-    from analysis.figure import draw_anytime, draw_front
+    from analysis.figure import draw_anytime, draw_front, drawable
     from analysis.load import write_parquet
     from study.storage import Storage
 
@@ -233,11 +249,12 @@ def write_files(study: StudyTable, curves: pa.Table, front: Front, out: Path) ->
     table = study.trials.append_column(pa.field("front", pa.bool_(), nullable=False), pa.array(front.mask))
     knee = np.arange(len(table)) == (-1 if front.knee is None else front.knee)
     table = table.append_column(pa.field("knee", pa.bool_(), nullable=False), pa.array(knee))
+    table = table.append_column("not_eligible", pa.array([reason or None for reason in study.why_not()], pa.string()))
     if front.repeated is not None:
         table = table.append_column("probability", pa.array(front.repeated.probability, from_pandas=True))
     write_parquet(out / TABLE_FILE, table)
     written = [out / TABLE_FILE]
-    if front.mask.any():
+    if drawable(study).any():
         written += draw_front(study, front.mask, front.knee, front.repeated, out / "front")
         written += draw_anytime(study, anytime(study, curves, front.eligible), out / "hypervolume")
     return written

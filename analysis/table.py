@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from study import metrics
+from study.config import DEFAULTS
+from study.eligible import CONSTRAINED, constraints_of, why_not_eligible
 from study.errors import InputError
 from study.ledger import TrialRecord
 from study.metrics import OBJECTIVES, SCORE, Metric
@@ -27,8 +29,8 @@ FIXED = pa.schema(
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("state", pa.string(), nullable=False),
         pa.field("reason", pa.string()),
+        pa.field("protocol", pa.string()),  # identity of the protocol that its scores were made under
         pa.field("run_id", pa.string(), nullable=False),
-        pa.field("protocol", pa.string()),  # of the scores: those of two protocols are not compared
         pa.field("started", pa.timestamp("ms", "UTC"), nullable=False),
         pa.field("ended", pa.timestamp("ms", "UTC")),
         pa.field("duration_s", pa.float64()),  # wall clock from first opening to last end, interruptions included
@@ -62,6 +64,7 @@ class StudyTable:
     params: tuple[str, ...]
     trials: pa.Table
     _columns: dict[str, list[Any]] = field(default_factory=dict, repr=False, compare=False)
+    _reasons: dict[bool, list[str]] = field(default_factory=dict, repr=False, compare=False)
 
     def column(self, name: str) -> list[Any]:
         """A column's values, not to be changed; all None where the table has no such column."""
@@ -85,6 +88,47 @@ class StudyTable:
         """(trials,) True where a trial is in ``state``."""
         return np.array([s == state for s in self.column("state")], bool)
 
+    def why_not(self, *, constrained: bool = True) -> list[str]:
+        """(trials,) why a trial cannot be on the front (:mod:`study.eligible`), not to be changed; "" where it can.
+
+        ``constrained=False``: whatever the specification's constraints say. Raises :class:`InputError` where they are
+        none of this version.
+        """
+        if constrained not in self._reasons:
+            constraints = constraints_of(self.name, self.spec)
+            there = [m.ledger_name for m in CONSTRAINED.values() if m.ledger_name in self.trials.column_names]
+            columns = [self.column(name) for name in there]
+            rows = zip(self.column("state"), self.values().tolist(), *columns, strict=True)
+            reasons = [
+                why_not_eligible(
+                    state,
+                    values,
+                    {name: value for name, value in zip(there, report, strict=True) if value is not None},
+                    self.objectives,
+                    constraints if constrained else {},
+                )
+                for state, values, *report in rows
+            ]
+            self._reasons[constrained] = [o or r for r, o in zip(reasons, self.other_protocol(), strict=True)]
+        return self._reasons[constrained]
+
+    def not_eligible(self) -> list[tuple[int, str]]:
+        """Number and reason of every complete trial that cannot be on the front."""
+        rows = zip(self.column("trial"), self.column("state"), self.why_not(), strict=True)
+        return [(trial, reason) for trial, state, reason in rows if reason and state == metrics.COMPLETE]
+
+    def other_protocol(self) -> list[str]:
+        """(trials,) e.g. ``scored under paper/1`` where a complete trial's protocol is not the study's latest; else "".
+
+        Scores of two protocols do not compare. A trial that does not say its protocol is taken for one of the latest.
+        """
+        of_complete = [
+            protocol if state == metrics.COMPLETE else None
+            for protocol, state in zip(self.column("protocol"), self.column("state"), strict=True)
+        ]
+        latest = max((p for p in of_complete if p), key=_version, default=None)
+        return [f"scored under {p}" if p and p != latest else "" for p in of_complete]
+
     def varied(self) -> list[str]:
         """Params that differ between trials."""
         return [name for name in self.params if self.trials[name].combine_chunks().unique().__len__() > 1]
@@ -99,6 +143,11 @@ class StudyTable:
         names = [name for name in self.params if name not in NOT_CONFIGURATION]
         columns = [self.column(name) for name in names]
         return [json.dumps(values) for values in zip(*columns, strict=True)] if columns else [""] * len(self.trials)
+
+
+def _version(protocol: str) -> tuple[int, str]:
+    name, _, version = protocol.rpartition("/")
+    return int(version) if version.isdigit() else 0, name
 
 
 def objectives_of(study: str, spec: Mapping[str, Any]) -> tuple[Metric, ...]:
@@ -123,14 +172,16 @@ def trials_table(
         "seed": pa.array([r.seed for r in records], pa.int64()),
         "state": pa.array([r.state for r in records], pa.string()),
         "reason": pa.array([r.tags.get(metrics.TAG_REASON) for r in records], pa.string()),
+        "protocol": pa.array([r.protocol or None for r in records], pa.string()),
         "run_id": pa.array([r.run_id for r in records], pa.string()),
-        "protocol": pa.array([r.tags.get(metrics.TAG_PROTOCOL) for r in records], pa.string()),
         "started": pa.array([r.start_ms for r in records], FIXED.field("started").type),
         "ended": pa.array([_ended(r) for r in records], FIXED.field("ended").type),
         "duration_s": pa.array([_duration(r) for r in records], pa.float64()),
     }
     for name in params:
-        arrays[name] = _param_array([r.params.get(name) for r in records])
+        # A run of a version that did not know the parameter; one without any param has not begun.
+        default = DEFAULTS.get(name)
+        arrays[name] = _param_array([r.params.get(name, default if r.params else None) for r in records])
     for metric in dict.fromkeys([*objectives_of(study, spec), metrics.ACCURACY, metrics.FAITHFULNESS]):
         arrays[metric.name] = pa.array([_objective(metric, r, spec) for r in records], pa.float64())
     for name in sorted({name for r in records for name in r.metrics}):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study import metrics
+from study.eligible import empty_line
 from study.errors import InputError, Parser, refuse_empty, run_command
 from study.metrics import FAITHFULNESS, OBJECTIVES, PARTS
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from study.faithfulness.statistics import Difference, Floats
     from study.ledger import Ledger
 
-_FREE = ("reg_weight", "reg_error", "data.source")  # twins differ in the first two; a path says nothing of content
+#: Twins differ in lambda and in what exists only with it; a path says nothing of content.
+_FREE = ("reg_weight", "reg_error", "reg_interval", "reg_warmup_epochs", "data.source")
 EXPLAINED = (
     "regularized minus plain on the same validation images; 95 % paired bootstrap over images (10000 resamples): it "
     "covers which images were drawn, not the randomness of training (seeds)"
@@ -77,7 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def find_twins(study: StudyTable, on_front: np.ndarray[Any, np.dtype[np.bool_]]) -> list[Pair]:
-    """One pair for every front row with lambda > 0; its twin is the first complete trial that differs only in it."""
+    """One pair for every front row with lambda > 0; its twin is the first complete trial that differs only in it.
+
+    A twin is there to be compared with: it need not be eligible for the front itself.
+    """
     same = [name for name in study.params if name not in _FREE]
     columns = [study.column(name) for name in ("seed", *same)]
     keys = [json.dumps([column[i] for column in columns]) for i in range(len(study.trials))]
@@ -92,6 +97,9 @@ def find_twins(study: StudyTable, on_front: np.ndarray[Any, np.dtype[np.bool_]])
 def report_twins(ledger: Ledger, study: StudyTable, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Compare every pair that is complete, print it on stdout, and return the numbers."""
     found = [pair for pair in pairs if pair.plain is not None]
+    if "" not in study.why_not():
+        print(f"\ntwins: there is no front: {empty_line(study.not_eligible())}")
+        return []
     print(f"\ntwins: {len(found)} of {len(pairs)} front networks with λ > 0 have a complete twin with λ = 0")
     if not found:
         return []
@@ -147,11 +155,15 @@ def compare_pair(ledger: Ledger, study: StudyTable, pair: Pair) -> Compared:
     assert pair.plain is not None
     numbers = [study.column("trial")[row] for row in (pair.regularized, pair.plain)]
     weight = study.column("reg_weight")[pair.regularized]
-    title = f"trial {numbers[0]} (λ {weight:.3g}) against trial {numbers[1]} (λ 0)"
+    reason = study.why_not()[pair.plain]
+    twin = f"λ 0; not eligible: {reason}" if reason else "λ 0"
+    title = f"trial {numbers[0]} (λ {weight:.3g}) against trial {numbers[1]} ({twin})"
     try:
-        protocols = [study.column("protocol")[row] or "an unknown protocol" for row in (pair.regularized, pair.plain)]
-        if protocols[0] != protocols[1]:
-            raise InputError(f"they were scored under {protocols[0]} and {protocols[1]}; score both under one")
+        protocols = [study.column("protocol")[row] for row in (pair.regularized, pair.plain)]
+        if None not in protocols and protocols[0] != protocols[1]:
+            raise InputError(
+                f"they are scored under {protocols[0]} and {protocols[1]}; python -m study.rescore {study.name}"
+            )
         scores = [image_scores(per_image(ledger, study, row)) for row in (pair.regularized, pair.plain)]
         return Compared(numbers[0], numbers[1], title, len(scores[0]["label"]), compare(*scores))
     except InputError as error:

@@ -84,7 +84,7 @@ def trajectory(name: str, device: torch.device, step: Step, dtype: torch.dtype, 
     losses = []
     for i in range(8):
         optimizer.zero_grad(set_to_none=True)
-        found = step(network, x + 0.1 * i, y, error="cosine", weight=0.1 if i % 4 == 0 else 0.0, **options)
+        found = step(network, x + 0.1 * i, y, error="cosine", weight=0.1 + 0.1 * i if i % 4 == 0 else 0.0, **options)
         losses.append(found.loss)
         optimizer.step()
     return [tensor.double() for tensor in (*losses, *network.buffers())]

@@ -1,7 +1,7 @@
 """Which number is faithfulness? Candidates on trained, untrained, collapsed and falsified networks.
 
-``python -m benchmarks.yardstick --data FOLDER`` scores what ``benchmarks.yardstick_networks`` trained, a JSON file each, and
-goes on where it was interrupted; ``--table`` prints what they say. docs/decisions/0005 has the criteria, written down first.
+``python -m benchmarks.yardstick --data FOLDER`` scores what ``benchmarks.yardstick_networks`` trained, a JSON file
+each, and goes on where it was interrupted; ``--table`` prints what they say. docs/decisions/0005 has the criteria.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from study.data import Dataset, open_dataset
 from study.faithfulness import grid
 from study.faithfulness.calibration import calibrate
 from study.faithfulness.localization import centre_map
+from study.faithfulness.passes import FirstPass, Scorer, on_grid
 from study.faithfulness.randomization import cascade
-from study.faithfulness.score import FirstPass, Scorer, on_grid
 from study.saliency import saliency_maps
 from study.training.checkpoint import load_model
 
@@ -33,6 +33,7 @@ METHODS = ("grad_cam", "grad_cam_plus_plus")
 CLASS_ACTIVATION = (*METHODS, "xgrad_cam", "layer_cam", "ablation_cam", "score_cam")
 COLUMNS = ("deletion_agreement", "subset_agreement", "masking_excess")
 MIXES = (25, 50, 75)  # percent of a map that is replaced by one of its shifts
+_DEGRADED, _REFERENCE = 100, 250  # images on which degraded maps, and the reference's, are masked
 DATA = Path(__file__).parent / "data" / "yardstick"
 _GATED = ("airbench16-3-0", "tiny-4-0", "airbench16-3-lambda0.3-0")
 
@@ -53,9 +54,9 @@ class Subject:
         )  # fmt: skip
 
     def about(self) -> dict[str, Any]:
-        """Accuracy on all validation images (%; NaN untrained), temperature and what was trained how."""
+        """Accuracy on all validation images (%; None untrained), temperature and what was trained how."""
         config = self.card["config"]
-        accuracy = self.card["scores"].get(metrics.ACCURACY.ledger_name, math.nan)
+        accuracy = self.card["scores"].get(metrics.ACCURACY.ledger_name)
         kept = ("network", "epochs", "lr", "reg_weight", "seed")
         return {"accuracy": accuracy, "temperature": self.temperature, **{k: config[k] for k in kept}}
 
@@ -63,10 +64,11 @@ class Subject:
         split = self.dataset.scored(skip + n, 500)
         return torch.as_tensor(split.images[skip:]), torch.as_tensor(split.labels[skip:])
 
-    def scorer(self, images: tuple[Tensor, Tensor], masked: int, **other: Any) -> Scorer:
+    def scorer(self, images: tuple[Tensor, Tensor], **other: Any) -> Scorer:
+        """Of the images; ``other`` replaces network, temperature, protocol or methods."""
         protocol = other.pop("protocol", "paper")
         methods = other.pop("methods", METHODS)
-        config = EvaluationConfig(methods=methods, protocol=protocol, images=None, masking_images=masked)
+        config = EvaluationConfig(methods=methods, protocol=protocol, images=None, masking_images=2)
         values = {"network": self.network, "temperature": self.temperature, **other}
         return Scorer(
             values["network"], *images, mean=self.dataset.mean, std=self.dataset.std, config=config,
@@ -118,22 +120,22 @@ def summary(columns: Mapping[str, Tensor], sources: Iterable[str]) -> dict[str, 
 def trained(subject: Subject) -> dict[str, Any]:
     """All candidates under two protocols, and under degraded maps."""
     images = subject.images(1000)
-    scorer = subject.scorer(images, masked=500)
+    scorer = subject.scorer(images)
     first = scorer.first_pass(stand_ins={})
     own = {**first.maps, "reference": first.reference}
     x, labels = subject.normalized(images[0]), images[1]
     *_, (_, drawn_anew) = cascade(subject.network, stages=1)
     worse = degraded(first) | {f"layers/{m}": v for m, v in maps_of(drawn_anew, x, labels).items()}
-    columns = (
-        scorer.agreements(first, own | worse) | scorer.masking(first, own) | scorer.masking(first, worse, images=200)
-    )
-    few = (images[0][:600], labels[:600])
-    blur = subject.scorer(few, masked=300, protocol="blur")
+    masked = scorer.masking(first, first.maps, images=scorer.n)
+    columns = scorer.agreements(first, own | worse) | masked | scorer.masking(first, worse, images=_DEGRADED)
+    columns |= scorer.masking(first, {"reference": first.reference}, images=_REFERENCE)
+    # The fall under degraded maps is measured on the same images.
+    columns |= {f"paired/{name}": values[:_DEGRADED] for name, values in masked.items()}
+    blur = subject.scorer((images[0][:500], labels[:500]), protocol="blur")
     blurred = blur.first_pass(stand_ins={})
-    other = blur.agreements(blurred, blurred.maps) | blur.masking(blurred, blurred.maps)
-    found = summary(columns, own | worse)
+    other = blur.agreements(blurred, blurred.maps) | blur.masking(blurred, blurred.maps, images=blur.n)
+    found = summary(columns, [*own, *worse, *(f"paired/{name}" for name in METHODS)])
     found |= {f"blur/{k}": v for k, v in summary(other, blurred.maps).items()}
-    found["parts"] = {f"{m}/{p}": float(first.columns[f"{m}/{p}"].mean()) for m in METHODS for p in metrics.PARTS}
     return subject.about() | found | {"others": others_worth(scorer, first)}
 
 
@@ -152,38 +154,40 @@ def others_worth(scorer: Scorer, first: FirstPass) -> dict[str, float]:
     return found
 
 
-def scored(subject: Subject, *, skip: int = 0, n: int = 500) -> dict[str, Any]:
-    """All candidates at the calibrated temperature, and the masking excess of the network as it is."""
+def scored(subject: Subject, *, skip: int = 0, n: int = 500, as_it_is: bool = False) -> dict[str, Any]:
+    """All candidates at the calibrated temperature; ``as_it_is`` adds the masking excess at T = 1."""
     images = subject.images(n, skip)
-    scorer = subject.scorer(images, masked=n)
+    scorer = subject.scorer(images)
     first = scorer.first_pass(stand_ins={})
     own = {**first.maps, "reference": first.reference}
-    found = summary(scorer.agreements(first, own) | scorer.masking(first, own), own)
-    if skip or n > 500:  # untrained and collapsed networks
-        plain = subject.scorer(images, masked=n, temperature=1.0)
-        as_it_is = plain.first_pass(stand_ins={})
-        found |= {f"T1/{k}": v for k, v in summary(plain.masking(as_it_is, as_it_is.maps), as_it_is.maps).items()}
+    columns = scorer.agreements(first, own) | scorer.masking(first, first.maps, images=scorer.n)
+    columns |= scorer.masking(first, {"reference": first.reference}, images=_REFERENCE)
+    found = summary(columns, own)
+    if as_it_is:
+        plain = subject.scorer(images, temperature=1.0)
+        first = plain.first_pass(stand_ins={})
+        found |= {f"T1/{k}": v for k, v in summary(plain.masking(first, first.maps, images=n), first.maps).items()}
     return subject.about() | found
 
 
 def gates(subject: Subject, other: Subject) -> dict[str, Any]:
     """Is anything gained by confidence, by the middle, by another image's map, by chance?"""
     found: dict[str, Any] = {"confidence": {}}
-    few = subject.images(200)
+    few = subject.images(40)
     for factor in (1.0, 0.25, 0.5, 2.0, 4.0):
         network = copy.deepcopy(subject.network)
         with torch.no_grad():
             for parameter in network.head.parameters():  # type: ignore[union-attr, operator]
                 parameter.mul_(factor)
         methods = CLASS_ACTIVATION
-        scorer = subject.scorer(
-            few, masked=60, network=network, temperature=subject.calibrated(network), methods=methods
-        )
+        scorer = subject.scorer(few, network=network, temperature=subject.calibrated(network), methods=methods)
         first = scorer.first_pass(stand_ins={})
         own = {**first.maps, "reference": first.reference}
-        found["confidence"][str(factor)] = summary(scorer.agreements(first, own) | scorer.masking(first, own), own)
+        found["confidence"][str(factor)] = summary(
+            scorer.agreements(first, own) | scorer.masking(first, own, images=scorer.n), own
+        )
     images = subject.images(1700)
-    scorer = subject.scorer(images, masked=1700)
+    scorer = subject.scorer(images)
     first = scorer.first_pass(stand_ins={})
     x, n = subject.normalized(images[0]), len(images[1])
     generator = torch.Generator().manual_seed(0)
@@ -193,7 +197,7 @@ def gates(subject: Subject, other: Subject) -> dict[str, Any]:
         "another image": first.maps["grad_cam"][grid.partners(n, 50)],
         "random": torch.rand((n, grid.CELLS, grid.CELLS), generator=generator),
     }
-    found["stand-ins"] = summary(scorer.agreements(first, sources) | scorer.masking(first, sources), sources)
+    found["stand-ins"] = summary(scorer.agreements(first, sources) | scorer.masking(first, sources, images=n), sources)
     knowing = {
         "edges": on_grid(edge_energy(images[0])),
         "another network": maps_of(other.network, x, images[1])["grad_cam"],
@@ -228,10 +232,12 @@ def work(source: str) -> list[tuple[str, str, Callable[[], dict[str, Any]]]]:
             if entry.group == "long":
                 jobs.append((f"{name}-curve", "curve", lambda f=folder: scored(Subject(f, dataset))))  # type: ignore[misc]
             if entry.group == "collapsed":
-                skip, group = 600 * entry.config.seed, "untrained" if epoch == 0 else "collapsed"
-                jobs.append((name, group, lambda f=folder, s=skip: scored(Subject(f, dataset), skip=s, n=600)))  # type: ignore[misc]
-            if entry.group == "shuffled":
-                jobs.append((name, "shuffled", lambda f=folder: scored(Subject(f, dataset))))  # type: ignore[misc]
+                skip, group = 900 * entry.config.seed, "untrained" if epoch == 0 else "collapsed"
+                jobs.append(
+                    (name, group, lambda f=folder, s=skip: scored(Subject(f, dataset), skip=s, n=900, as_it_is=True))
+                )  # type: ignore[misc]
+            if entry.group in ("shuffled", "deletions"):
+                jobs.append((name, entry.group, lambda f=folder: scored(Subject(f, dataset))))  # type: ignore[misc]
     at_hand = {e.folder: saved(e, e.saved[-1]) for e in found if there(e, e.saved[-1])}
     for i, name in enumerate(_GATED):
         other = _GATED[(i + 1) % len(_GATED)]

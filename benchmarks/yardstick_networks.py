@@ -1,7 +1,7 @@
 """The networks that faithfulness is chosen and tested on: ``python -m benchmarks.yardstick_networks --data FOLDER``.
 
-Trains what is missing, a process for every part of ``--of``: real CIFAR-100, the product's own trial. Interrupted, the same
-command goes on. Each network is saved after the epochs that its entry names, 0 being the untrained one.
+Trains what is missing, a process for every part of ``--of``: real CIFAR-100, the product's own trial. Interrupted, the
+same command goes on. Each network is saved after the epochs that its entry names, 0 being the untrained one.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from study.config import DataConfig, EvaluationConfig, TrialConfig
+from study.faithfulness.grid import CELLS
 from study.training.checkpoint import save_model
 from study.trial import Trial
 
@@ -25,7 +27,7 @@ FOLDER = Path("results/yardstick")
 class Entry:
     """One training. ``group`` says what it is for; entries that differ in their seed alone share ``name``."""
 
-    group: str  # trained | long | collapsed | shuffled
+    group: str  # trained | long | collapsed | shuffled | deletions
     name: str
     config: TrialConfig
     saved: tuple[int, ...]
@@ -38,7 +40,7 @@ class Entry:
 def recipe(
     network: str, epochs: int, seed: int, *, reg_weight: float = 0.0, lr: float = 0.4, **other: object
 ) -> TrialConfig:
-    """The quick recipe (docs/decisions/0024): a triangular rate, lambda ramped up over the first fifth."""
+    """The quick recipe (docs/decisions/0023): a triangular rate, lambda ramped up over the first fifth."""
     return TrialConfig(
         network=network, epochs=epochs, lr=lr, seed=seed, reg_weight=reg_weight, batch_size=256, schedule="linear",
         warmup_epochs=epochs / 5, reg_warmup_epochs=epochs / 5, norm_lr_multiple=8.0, label_smoothing=0.1,
@@ -59,26 +61,28 @@ def entries(source: str) -> list[Entry]:
     pair("airbench16-3", "airbench16", 3)
     for seed in range(5):
         config = TrialConfig(
-            "small", 1, 0.1, reg_weight=3.0, batch_size=64, seed=seed, data=part, evaluation=_EVALUATION
+            "tiny", 1, 0.1, reg_weight=3.0, batch_size=64, seed=seed, data=part, evaluation=_EVALUATION
         )
-        found.append(Entry("collapsed", "small-collapsed", config, (0, 1)))
+        found.append(Entry("collapsed", "tiny-collapsed", config, (0, 1)))
     pair("tiny-4", "tiny", 4)
     pair("airbench16-3-lambda0.3", "airbench16", 3, reg_weight=0.3)
     pair("tiny-4-lambda0.3", "tiny", 4, reg_weight=0.3)
-    for seed in (0, 1):
-        config = recipe("airbench16", 12, seed, data=whole)
-        found.append(Entry("long", "airbench16-12", config, (1, 2, 3, 6, 12)))
     pair("airbench16-3-rate0.1", "airbench16", 3, lr=0.1)
-    pair("tiny-6", "tiny", 6)
     pair("airbench16-2", "airbench16", 2)
-    pair("tiny-4-rate0.1", "tiny", 4, lr=0.1)
-    pair("airbench16-3-lambda0.03", "airbench16", 3, reg_weight=0.03)
-    pair("tiny-4-lambda0.1", "tiny", 4, reg_weight=0.1)
+    pair("tiny-6", "tiny", 6)
+    pair("airbench16-2-lambda0.1", "airbench16", 2, reg_weight=0.1)
+    pair("tiny-4-rate0.2", "tiny", 4, lr=0.2)
+    pair("airbench16-2-lambda0.03", "airbench16", 2, reg_weight=0.03)
+    pair("airbench16-2-rate0.2", "airbench16", 2, lr=0.2)
     for seed in range(5):
         config = recipe("tiny", 4, seed, data=part)
         found.append(Entry("shuffled", "tiny-shuffled", config, (4,)))
-    pair("airbench16-3-lambda0.1", "airbench16", 3, reg_weight=0.1)
-    pair("tiny-4-lambda0.03", "tiny", 4, reg_weight=0.03)
+    for seed in (0, 1):
+        config = recipe("airbench16", 12, seed, data=whole)
+        found.append(Entry("long", "airbench16-12", config, (1, 2, 3, 6, 12)))
+    for seed in (0, 1):
+        config = recipe("airbench16", 3, seed, data=whole)
+        found.append(Entry("deletions", "airbench16-3-deletions", config, (3,)))
     return found
 
 
@@ -92,6 +96,13 @@ def train(entry: Entry, folder: Path = FOLDER) -> None:
     if entry.group == "shuffled":  # every image keeps a wrong label throughout
         order = torch.randperm(len(trial._labels), generator=torch.Generator().manual_seed(entry.config.seed))
         trial._labels = trial._labels[order]
+    if entry.group == "deletions":  # masked images become part of what it was trained on (IDSDS)
+        step, generator = trial._step_with, torch.Generator().manual_seed(entry.config.seed)
+
+        def with_deletions(network: nn.Module, x_NCHW: Tensor, labels: Tensor, **how: object) -> object:
+            return step(network, _without_cells(x_NCHW, generator), labels, **how)  # type: ignore[arg-type]
+
+        trial._step_with = with_deletions  # type: ignore[assignment]
 
     def save() -> None:
         if trial.epoch in entry.saved:
@@ -108,6 +119,14 @@ def train(entry: Entry, folder: Path = FOLDER) -> None:
             flush=True,
         )
         save()
+
+
+def _without_cells(x_NCHW: Tensor, generator: torch.Generator) -> Tensor:
+    """Half of the images lose a random number of the grid's cells, up to half of them."""
+    n = len(x_NCHW)
+    share = 0.5 * torch.rand(n, 1, 1, 1, generator=generator) * (torch.rand(n, 1, 1, 1, generator=generator) < 0.5)
+    kept = torch.rand(n, 1, CELLS, CELLS, generator=generator) >= share
+    return x_NCHW * torch.nn.functional.interpolate(kept.to(x_NCHW.dtype), size=x_NCHW.shape[2:], mode="nearest")
 
 
 def main() -> None:

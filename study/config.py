@@ -90,11 +90,11 @@ class DataConfig:
 class EvaluationConfig:
     """How faithfulness is measured.
 
-    ``images``: the first so many validation images (None: all that calibration leaves). ``masking_images``: on how many of
-    them the scores that mask images are measured, the paper's five metrics among them (None: on all); they take most of
-    the time. ``shifts``: how many moved copies a map's masking excess is measured over. ``calibration_images``: the last so
-    many validation images are reserved for fitting the temperature (half of them, where there are fewer than twice as
-    many).
+    ``images``: the first so many validation images (None: all that calibration leaves). ``masking_images``: on how many
+    of them the scores that mask images are measured, the paper's five metrics among them (None: on all); they take most
+    of the time. ``shifts``: how many moved copies a map's masking excess is measured over. ``calibration_images``: the
+    last so many validation images are reserved for fitting the temperature (half of them, where there are fewer than
+    twice as many).
     """
 
     methods: tuple[str, ...] = ("grad_cam", "grad_cam_plus_plus")
@@ -234,6 +234,23 @@ class TrialConfig:
     def fingerprint(self) -> str:
         """SHA-256 of all that determines the result, as hex."""
         return fingerprint(self.to_dict())
+
+
+def _defaults(kind: type, prefix: str = "") -> dict[str, Any]:
+    return {
+        prefix + f.name: list(f.default) if isinstance(f.default, tuple) else f.default
+        for f in dataclasses.fields(kind)
+        if f.default is not dataclasses.MISSING and f.name != "reg_error"
+    }
+
+
+#: Parameters that have a default, by dotted name. A training recorded before a parameter existed ran with the default.
+#: ``reg_error`` has always been recorded, and without lambda it is None, not its default.
+DEFAULTS: dict[str, Any] = {
+    **_defaults(TrialConfig),
+    **_defaults(DataConfig, "data."),
+    **_defaults(EvaluationConfig, "evaluation."),
+}
 
 
 def fingerprint(value: Any) -> str:

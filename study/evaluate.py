@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     add("--methods", default=DEFAULT_METHODS, help=f"saliency methods, or all: {', '.join(METHODS)}")
     add("--protocol", default="paper", help=f"faithfulness protocol: {', '.join(PROTOCOLS)}")
     add("--images", type=int, default=500, help="score the first so many images of the split")
+    add("--masking-images", type=int, default=None, help="mask only the first so many of them, which takes most time")
     add("--gallery", default="0,1,2,3,4,5", help="images to draw, by number in the split; '' draws none")
     add("--compare-smoothgrad", action="store_true", help="what denoising at inference costs and gains beside it")
     add("--sanity", action="store_true", help="the cascading model-parameter randomisation check")
@@ -57,13 +58,17 @@ def parser() -> argparse.ArgumentParser:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A network under evaluation: as it was named, and as tables name it; ``run_id`` where a ledger has it."""
+    """A network under evaluation: as it was named, and as tables name it; ``run_id`` where a ledger has it.
+
+    ``temperature`` is its calibrated one, known once its data are open.
+    """
 
     name: str
     title: str
     network: nn.Module
     card: dict[str, Any]
     run_id: str | None
+    temperature: float = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     methods = tuple(METHODS) if args.methods == "all" else tuple(args.methods.split(","))
     if args.compare_smoothgrad:
         methods = (*methods, *(m for m in ("input_gradient", "smoothgrad") if m not in methods))
-    config = EvaluationConfig(methods=methods, protocol=args.protocol, images=args.images)
+    config = EvaluationConfig(
+        methods=methods, protocol=args.protocol, images=args.images, masking_images=args.masking_images, batch_size=64
+    )
     if args.split not in ("val", "test"):
         raise InputError(f"--split: unknown value {args.split!r}; choose val or test")
     if len(set(args.networks)) < len(args.networks) <= 2:
@@ -90,21 +97,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     subjects = [_open(name, args, device) for name in args.networks]
-    dataset: Dataset | None = None
-    for subject in subjects:
-        _, dataset = open_card_data(subject.card, args.data)
-    assert dataset is not None
+    opened = [open_card_data(subject.card, args.data) for subject in subjects]
+    dataset = opened[0][1]
+    reserved = max(trained.evaluation.calibration_images for trained, _ in opened)
     if len({json.dumps({**s.card["config"]["data"], "source": s.card["data_fingerprint"]}) for s in subjects}) > 1:
         raise InputError("the two networks were trained on different images; only equal images can be compared")
     split = _split(dataset, args, subjects)
-    n = min(args.images, len(split.labels))
+    n = (
+        len(dataset.scored(args.images, reserved).labels)
+        if args.split == "val"
+        else min(args.images, len(split.labels))
+    )
     if gallery and max(gallery) >= len(split.labels):
         raise InputError(f"--gallery {args.gallery}: the split has images 0 to {len(split.labels) - 1}")
-    reports = [_score(s, dataset, split, n, config, device) for s in subjects]
+    subjects = [_calibrated(s, dataset, reserved, device) for s in subjects]
+    others = subjects[::-1] if len(subjects) == 2 else [None]
+    reports = [_score(s, o, dataset, split, n, config, device) for s, o in zip(subjects, others, strict=True)]
     out.mkdir(parents=True, exist_ok=True)
     from study.faithfulness import table
 
-    lines = [f"{args.split} split, {n} images, protocol {reports[0].protocol}, 95 % bootstrap intervals over images"]
+    masked = f"{reports[0].masking_images} of them masked, " if reports[0].masking_images < n else ""
+    lines = [
+        f"{args.split} split, {n} images, {masked}protocol {reports[0].protocol}, 95 % bootstrap intervals over images",
+        table.LEGEND,
+    ]
     for subject, report in zip(subjects, reports, strict=True):
         lines += ["", *table.scores(subject.title, report, _milliseconds(subject, dataset, split, methods, device))]
     if args.compare_smoothgrad:
@@ -205,16 +221,38 @@ def _split(dataset: Dataset, args: argparse.Namespace, subjects: Sequence[Subjec
     return dataset.test()
 
 
+def _calibrated(subject: Subject, dataset: Dataset, reserved: int, device: torch.device) -> Subject:
+    """At the temperature that its card has, or else at the one that fits the validation images which are not scored."""
+    import torch
+
+    from study.faithfulness.calibration import calibrate
+
+    temperature = subject.card.get("temperature")
+    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+        unscored = dataset.calibration(reserved)
+        images, labels = torch.as_tensor(unscored.images), torch.as_tensor(unscored.labels)
+        temperature = calibrate(subject.network, images, labels, mean=dataset.mean, std=dataset.std, device=device)
+    return dataclasses.replace(subject, temperature=float(temperature))
+
+
 def _score(
-    subject: Subject, dataset: Dataset, split: Split, n: int, config: EvaluationConfig, device: torch.device
+    subject: Subject,
+    other: Subject | None,
+    dataset: Dataset,
+    split: Split,
+    n: int,
+    config: EvaluationConfig,
+    device: torch.device,
 ) -> FaithfulnessReport:
+    """Of the first ``n`` images; maps of ``other`` are among those that stand in for the network's own."""
     import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from study.faithfulness import evaluate_faithfulness
+    from study.faithfulness.calibration import at_temperature
+    from study.faithfulness.stand_ins import stand_in_maps
 
-    masks = None if split.masks is None else torch.as_tensor(split.masks[:n])
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -222,19 +260,24 @@ def _score(
         TextColumn("ETA"),
         TimeRemainingColumn(),
     )
+    scored = (subject.network, torch.as_tensor(split.images[:n]), torch.as_tensor(split.labels[:n]))
+    how: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "config": config, "device": device}
+    how["temperature"] = subject.temperature
     with Progress(*columns, console=Console(stderr=True)) as progress:
+        maps = progress.add_task(f"maps that stand in for those of {subject.title}", total=n)
+        stand_ins = stand_in_maps(
+            *scored,
+            **how,
+            other=None if other is None else at_temperature(other.network, other.temperature),
+            on_images=lambda done, of: progress.update(maps, completed=done, total=of),
+        )
         task = progress.add_task(f"scoring {subject.title}", total=n)
         return evaluate_faithfulness(
-            subject.network,
-            torch.as_tensor(split.images[:n]),
-            torch.as_tensor(split.labels[:n]),
-            mean=dataset.mean,
-            std=dataset.std,
-            config=dataclasses.replace(config, batch_size=min(config.batch_size, 64)),
-            device=device,
-            masks=masks,
-            centre=True,
-            on_images=lambda images: progress.update(task, completed=images),
+            *scored,
+            **how,
+            masks=None if split.masks is None else torch.as_tensor(split.masks[:n]),
+            stand_ins=stand_ins,
+            on_images=lambda done, of: progress.update(task, completed=done, total=of),
         )
 
 
@@ -249,59 +292,37 @@ def _normalized(dataset: Dataset, images: Any, device: torch.device) -> torch.Te
 def _milliseconds(
     subject: Subject, dataset: Dataset, split: Split, methods: Sequence[str], device: torch.device
 ) -> dict[str, float]:
-    """Wall clock per image of making each method's maps, on a few images."""
+    """Per image, of making each method's maps, on a few images."""
     import torch
 
-    from study.networks.folding import folded
-    from study.saliency import saliency_maps
+    from study.faithfulness.cost import milliseconds_per_image
 
     x = _normalized(dataset, split.images[:8], device)
-    classes = torch.as_tensor(split.labels[:8]).to(device)
-    inference = folded(subject.network)
-    spent = {}
-    for method in methods:
-        seconds = []
-        for _ in range(3):  # the first call prepares what later ones share
-            start = time.perf_counter()
-            saliency_maps(subject.network, x, classes, [method], inference=inference).logits.cpu()
-            seconds.append(time.perf_counter() - start)
-        spent[method] = 1000 * min(seconds) / len(x)
-    return spent
+    return milliseconds_per_image(subject.network, x, torch.as_tensor(split.labels[:8]).to(device), methods)
 
 
 def _sanity(
     subject: Subject, dataset: Dataset, split: Split, methods: Sequence[str], device: torch.device
 ) -> list[str]:
     import torch
-    from torch.nn import functional as F
 
     from study.faithfulness import table
-    from study.faithfulness.randomization import similarity_after_randomization
-    from study.saliency import PixelOptions, saliency_maps
+    from study.faithfulness.randomization import randomization_check
 
     x = _normalized(dataset, split.images[:_SANITY_IMAGES], device)
     classes = torch.as_tensor(split.labels[:_SANITY_IMAGES]).to(device)
-
-    def maps_of(network: nn.Module) -> dict[str, torch.Tensor]:
-        maps = saliency_maps(network, x, classes, methods, options=PixelOptions(samples=5, steps=8)).maps
-        # Ranks of pixels are counted pair by pair: of pixel maps, those of 8×8 blocks.
-        return {name: F.adaptive_avg_pool2d(m, 8) if m.shape[-1] > 16 else m for name, m in maps.items()}
-
-    stages, similarities = similarity_after_randomization(subject.network.eval(), maps_of)
-    return table.randomization(subject.title, stages, similarities, len(x))
+    return table.randomization(subject.title, *randomization_check(subject.network, x, classes, methods), len(x))
 
 
 def _write(
     out: Path, subjects: Sequence[Subject], reports: Sequence[FaithfulnessReport], args: argparse.Namespace
 ) -> None:
-    """Per-image scores as Parquet, everything else as JSON."""
-    import pyarrow as pa
-    from pyarrow import parquet
+    """Per-image scores as Parquet, everything else as JSON, in which null is a number that is not finite."""
+    from study.faithfulness.report import write_per_image
 
     document = []
     for i, (subject, report) in enumerate(zip(subjects, reports, strict=True)):
-        table = pa.table({name: pa.array(values) for name, values in report.per_image.items()})
-        parquet.write_table(table, out / f"per_image_{i}.parquet")
+        write_per_image(out / f"per_image_{i}.parquet", report.per_image)
         document.append(
             {
                 "network": subject.name,
@@ -309,15 +330,28 @@ def _write(
                 "split": args.split,
                 "protocol": report.protocol,
                 "images": report.images,
+                "masking_images": report.masking_images,
+                "temperature": report.temperature,
                 "accuracy": report.accuracy,
                 "faithfulness": report.faithfulness,
+                "faithfulness_is": metrics.FAITHFULNESS_IS.name,
                 "standard_error": report.standard_error,
+                "candidates": {m.name: report.scores[m.ledger_name] for m in metrics.CANDIDATES},
+                "scores": report.scores,
                 "alignment": report.alignment,
                 "seconds": report.seconds,
                 "methods": {m: dataclasses.asdict(s) for m, s in report.methods.items()},
             }
         )
-    (out / "evaluation.json").write_text(json.dumps(document, indent=2) + "\n")
+    (out / "evaluation.json").write_text(json.dumps(_finite(document), indent=2) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _draw(
@@ -331,20 +365,11 @@ def _draw(
 ) -> None:
     import torch
 
-    from study.faithfulness.gallery import draw_gallery
-    from study.saliency import saliency_maps
+    from study.faithfulness.gallery import draw_networks
 
-    images, labels = split.images[list(numbers)], split.labels[list(numbers)]
-    x = _normalized(dataset, images, device)
-    maps, captions = {}, {}
-    for subject in subjects:
-        found = saliency_maps(subject.network, x, torch.as_tensor(labels).to(device), methods)
-        maps[subject.title] = {name: m.cpu() for name, m in found.maps.items()}
-        p, predicted = found.logits.softmax(1).max(1)
-        captions[subject.title] = [
-            f"{dataset.classes[c]} {100 * q:.0f} %" for q, c in zip(p.tolist(), predicted.tolist(), strict=True)
-        ]
-    draw_gallery(file, images, [dataset.classes[c] for c in labels.tolist()], maps, captions)
+    images, labels = split.images[list(numbers)], torch.as_tensor(split.labels[list(numbers)]).to(device)
+    networks = {subject.title: subject.network for subject in subjects}
+    draw_networks(file, networks, images, _normalized(dataset, images, device), labels, dataset.classes, methods)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,11 @@ class Metric:
     error_name: str = ""  # ledger name of its standard error over images, where it has one
 
     @property
+    def short_unit(self) -> str:
+        """As it stands behind a number: without what the number is a difference to."""
+        return self.unit.split(" over ")[0]
+
+    @property
     def difference_unit(self) -> str:
         """Of a difference between two values: percentages differ by points."""
         return "points" if self.unit.startswith("%") else self.unit
@@ -49,13 +54,13 @@ def _over_images(name: str, unit: str, describes: str, *, error: bool = True) ->
 # Ways to say in one number how faithful a network's maps are; docs/decisions/0005 compares them.
 DELETION_AGREEMENT = _over_images(
     "deletion_agreement",
-    "% over other images' maps",
+    "pp over other images' maps",
     "rank correlation of a map's cells with the drop of the class's logit when a cell is deleted, minus the same for "
     "maps of other images, mean over distinct methods",
 )
 SUBSET_AGREEMENT = _over_images(
     "subset_agreement",
-    "% over other images' maps",
+    "pp over other images' maps",
     "correlation of the sum of a map's cells that are left with the class's logit over random halves of the cells, "
     "minus the same for maps of other images, mean over distinct methods",
 )
@@ -70,7 +75,7 @@ MASKING_SHARE = _over_images(
 )
 CANDIDATES: tuple[Metric, ...] = (DELETION_AGREEMENT, SUBSET_AGREEMENT, MASKING_EXCESS, MASKING_SHARE)
 
-#: The candidate that ``faithfulness`` is.
+#: The candidate that ``faithfulness`` is; another one is a new version of every protocol.
 FAITHFULNESS_IS = DELETION_AGREEMENT
 FAITHFULNESS = Metric(
     "faithfulness",
@@ -84,10 +89,18 @@ FAITHFULNESS = Metric(
 ALIGNMENT = Metric("alignment", "val/alignment", "cosine", "maximize", 0.0, "mean cos(input gradient, guided gradient)")
 LOSS = Metric("loss", "val/loss", "nats", "minimize", 10.0, "mean cross-entropy on validation images")
 PARAMETERS = Metric("parameters", "network/parameters", "count", "minimize", 1e8, "trainable parameters")
-UNDEFINED_SHARE = Metric(
-    "undefined_share", "val/undefined_share", "%", "minimize", 100.0, "share of maps that point nowhere"
-)
 SCORE = Metric("score", "val/score", "weighted sum", "maximize", 0.0, "weighted sum of the objectives")
+
+UNDEFINED_SHARE = Metric(
+    "undefined_share",
+    "val/undefined_share",
+    "%",
+    "minimize",
+    100.0,
+    "share of (image, method) maps that are undefined: all zero, constant or not finite",
+)
+#: Percent. With more undefined maps than this no trial is on a front: their 0 would beat an honest negative score.
+MAX_UNDEFINED_SHARE = 5.0
 
 #: What a specification may name as an objective.
 OBJECTIVES: dict[str, Metric] = {m.name: m for m in (ACCURACY, FAITHFULNESS, *CANDIDATES, ALIGNMENT, LOSS, PARAMETERS)}
@@ -127,8 +140,17 @@ PARTS: dict[str, Direction] = {
     "deletion": "minimize",
 }
 
-#: Names of the faithfulness protocols (study/faithfulness/protocols.py holds what they mean).
-PROTOCOLS: tuple[str, ...] = ("paper", "rise", "dense", "blur")
+#: Faithfulness protocols (study/faithfulness/protocols.py holds what they mean): name -> version. A version covers all
+#: that a score depends on beside the network and the specification: masking, control, temperature, grid, and which
+#: candidate ``FAITHFULNESS_IS``. tests/faithfulness/test_identity.py fails where one of these changes and it does not.
+PROTOCOL_VERSIONS: dict[str, int] = {"paper": 2, "rise": 2, "dense": 2, "blur": 2}
+PROTOCOLS: tuple[str, ...] = tuple(PROTOCOL_VERSIONS)
+
+
+def protocol_identity(name: str) -> str:
+    """E.g. ``paper/2``: two scores may be compared only where it is the same."""
+    return f"{name}/{PROTOCOL_VERSIONS[name]}"
+
 
 TEMPERATURE = "val/temperature"  # at which the network's probabilities are calibrated; 1 is the network as it is
 OTHER_EXCESS = "val/other_excess"  # pp: masking excess that other images' maps get
@@ -163,6 +185,12 @@ def undefined_metric(method: str) -> str:
     return f"saliency/{method}/undefined_maps"
 
 
+def is_score(name: str) -> bool:
+    """Whether a ledger metric comes from scoring maps, and so holds under the protocol of its run alone."""
+    of_training = (ACCURACY.ledger_name, ACCURACY_ERROR, LOSS.ledger_name)
+    return (name.startswith(("val/", "saliency/")) and name not in of_training) or name == IMAGE_SECONDS
+
+
 # Ledger tags.
 TAG_KEY = "study.key"  # NAME/trial/seed: unique in the ledger
 TAG_STUDY = "study.name"
@@ -172,7 +200,7 @@ TAG_FINGERPRINT = "study.fingerprint"
 TAG_STATE = "study.state"  # one of STATES
 TAG_ATTEMPT = "study.attempt"  # token of the attempt that may write to the run
 TAG_REASON = "study.reason"  # why a trial ended without a score
-TAG_PROTOCOL = "study.protocol"
+TAG_PROTOCOL = "study.protocol"  # identity of the protocol that all scores of the run were made under
 TAG_HOST = "study.host"  # address of the machine that ran the trial, the last one
 TAG_ROLE = "study.role"  # study | trial
 TAG_TWIN_OF = "study.twin_of"  # number of the trial whose lambda = 0 twin this is

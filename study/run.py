@@ -14,6 +14,7 @@ from typing import Any
 
 from study import __version__, metrics
 from study.cluster.place import cluster_file, on_cluster_machine
+from study.eligible import empty_line, reasons_line
 from study.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, Parser, refuse_empty, run_command
 from study.spec import StudySpec, load_spec, parse_duration
 from study.storage import DEFAULT_STORAGE, Storage, check_study_name
@@ -112,6 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _on_cluster(args, spec, name, storage, earlier, is_default=args.spec is None)
     identity, fingerprint, _ = _open_data(spec)
     check_same_study(storage, name, identity, fingerprint)
+    if not on_cluster_machine():  # a mistake is told before Ray is started
+        _check_protocol(args, spec, name, storage, args.tracking_uri)
     return _on_cluster(args, spec, name, storage, earlier, is_default=False)
 
 
@@ -145,6 +148,22 @@ def _open_data(spec: StudySpec) -> tuple[dict[str, Any], str, int]:
     return identity, spec.fingerprint(dataset.fingerprint), dataset.n_classes
 
 
+def _check_protocol(
+    args: argparse.Namespace, spec: StudySpec, name: str, storage: Storage, tracking_uri: str | None
+) -> None:
+    from study.ledger import default_tracking_uri
+    from study.scores import check_protocol
+
+    uri = tracking_uri or default_tracking_uri(storage.local)
+    check_protocol(storage, name, spec.protocol, uri, _where(args))
+
+
+def _where(args: argparse.Namespace) -> str:
+    """The options by which the next command finds the study, as typed."""
+    options = f" --storage {args.storage}" if args.storage != DEFAULT_STORAGE else ""
+    return options + (f" --tracking-uri {args.tracking_uri}" if args.tracking_uri else "")
+
+
 def _on_cluster(
     args: argparse.Namespace, spec: StudySpec, name: str, storage: Storage, earlier: list[str], *, is_default: bool
 ) -> int:
@@ -176,7 +195,8 @@ def _on_cluster(
                 raise
             return _refuse_without_gpu(spec)
         identity, fingerprint, n_classes = _open_data(spec)
-        check_same_study(storage, name, identity, fingerprint)
+        fingerprint = check_same_study(storage, name, identity, fingerprint)
+        _check_protocol(args, spec, name, storage, tracking_uri)
         write_study(storage, name, spec, identity, fingerprint)
 
         from study.tuning.searcher import StudySearcher
@@ -202,7 +222,7 @@ def _on_cluster(
                 "cpus": spec.resources.cpus,
                 "gpus": spec.resources.gpus,
                 "system_metrics": args.system_metrics,
-                "tags": tags,
+                "tags": {**tags, metrics.TAG_PROTOCOL: spec.protocol},
             },
         )
         for study in earlier:
@@ -263,8 +283,11 @@ def _conclude(args: argparse.Namespace, spec: StudySpec, name: str, storage: Sto
         scores = "  ".join(f"{m.name} {v:.4g}" for m, v in zip(spec.targets, values, strict=True))
         where = "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in point.items())
         print(f"  {scores}   {where}   trial {number}")
+    outside = searcher.not_eligible()
     if not front:
-        print("  no trial is complete")
+        print(f"  empty: {empty_line(outside)}")
+    elif outside:
+        print(f"  {reasons_line(outside)}")
     say = lambda text: print(text, file=sys.stderr)  # noqa: E731
     ui = "make ui" if args.storage == DEFAULT_STORAGE else f"python -m study.ui --storage {storage.local}"
     where = "" if on_cluster_machine() else f"        MLflow   {args.tracking_uri or ui}"
@@ -272,9 +295,7 @@ def _conclude(args: argparse.Namespace, spec: StudySpec, name: str, storage: Sto
     if left:
         say(f"next     {left} trials are left: type the same command to continue")
         return EXIT_INTERRUPTED if counts[metrics.RUNNING] and spec.budget.time is None else 0
-    options = f" --storage {args.storage}" if args.storage != DEFAULT_STORAGE else ""
-    options += f" --tracking-uri {args.tracking_uri}" if args.tracking_uri else ""
-    say(f"next     python -m analysis.pareto {name}{options}")
+    say(f"next     python -m analysis.pareto {name}{_where(args)}")
     return 0
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +17,9 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from study.config import DataConfig, EvaluationConfig, TrialConfig, fingerprint
+from study.eligible import violations, why_not_eligible
 from study.errors import InputError, expanded
-from study.metrics import OBJECTIVES, SCORE, Direction, Metric
+from study.metrics import OBJECTIVES, SCORE, Direction, Metric, protocol_identity
 from study.space import Parameter, Point, Scalar, Strict, active, complete, grid, ordered
 from study.specfile import read_yaml
 from study.terms import Budget, Constraint, Fidelity, Resources, Stopping, check_constrained, parse_duration
@@ -140,6 +141,11 @@ class StudySpec(Strict):
         return DataConfig(**self.data)
 
     @property
+    def protocol(self) -> str:
+        """Identity of the protocol that this version scores its trials under, e.g. ``paper/2``."""
+        return protocol_identity(EvaluationConfig(**self.evaluation).protocol)
+
+    @property
     def targets(self) -> list[Metric]:
         """What the search optimises: the objectives, or their weighted sum alone."""
         return [SCORE] if self.scalarize is not None else [OBJECTIVES[name] for name in self.objectives]
@@ -159,12 +165,12 @@ class StudySpec(Strict):
         return [math.hypot(*errors)]
 
     def violations(self, report: Mapping[str, float]) -> dict[str, float]:
-        """By how much a report breaks each constraint (at most 0: it keeps it); NaN counts as broken without end."""
-        found = {}
-        for name, constraint in self.constraints.items():
-            value = report[OBJECTIVES[name].ledger_name]
-            found[name] = math.inf if math.isnan(value) else constraint.violation(value)
-        return found
+        """By how much a report breaks each constraint: see :func:`study.eligible.violations`."""
+        return violations(report, self.constraints)
+
+    def why_not_eligible(self, state: str, values: Sequence[float], report: Mapping[str, float]) -> str:
+        """Why a trial with these target values cannot be on a front: see :mod:`study.eligible`."""
+        return why_not_eligible(state, values, report, self.targets, self.constraints)
 
     @property
     def halving(self) -> Stopping | None:

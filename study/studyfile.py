@@ -12,9 +12,12 @@ import sys
 from typing import Any
 
 from study import metrics
+from study.config import DEFAULTS
 from study.errors import InputError
 from study.spec import StudySpec
 from study.storage import Storage
+
+_NOT_IN_IDENTITY = ("data.source", "evaluation.batch_size", "fixed.seed", "fixed.rungs")
 
 
 def read_identity(storage: Storage, name: str) -> tuple[dict[str, Any], str] | None:
@@ -30,13 +33,18 @@ def read_identity(storage: Storage, name: str) -> tuple[dict[str, Any], str] | N
         raise InputError(f"{file}: cannot be read ({error!r}); restore it or choose another --name") from None
 
 
-def check_same_study(storage: Storage, name: str, identity: dict[str, Any], fingerprint: str) -> None:
-    """Raises :class:`InputError` where the name belongs to a study with another fingerprint."""
+def check_same_study(storage: Storage, name: str, identity: dict[str, Any], fingerprint: str) -> str:
+    """The fingerprint that the study goes by: its first one, whatever keys versions since then have added.
+
+    Raises :class:`InputError` where the name belongs to a study with another specification.
+    """
     stored = read_identity(storage, name)
-    if stored is None or stored[1] == fingerprint:
-        return
+    if stored is None:
+        return fingerprint
     keys = differing(identity, stored[0])
-    mine, old = flat(identity), flat(stored[0])
+    if not keys:
+        return stored[1]
+    mine, old = _completed(identity), _completed(stored[0])
     shown = "; ".join(f"{k}: {_short(old.get(k))} there, {_short(mine.get(k))} now" for k in keys[:4])
     more = f"; and {len(keys) - 4} more" if len(keys) > 4 else ""
     raise InputError(
@@ -46,9 +54,17 @@ def check_same_study(storage: Storage, name: str, identity: dict[str, Any], fing
 
 
 def differing(identity: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """The dotted keys in which two identities differ."""
-    mine, theirs = flat(identity), flat(other)
+    """The dotted keys in which two identities differ; one that lacks a key has its default."""
+    mine, theirs = _completed(identity), _completed(other)
     return sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
+
+
+def _completed(identity: dict[str, Any]) -> dict[str, Any]:
+    """Flat, with the default of every parameter that the identity, perhaps an older version's, does not name."""
+    given = flat(identity)
+    searched = identity.get("space", {})
+    defaults = {k if "." in k else f"fixed.{k}": v for k, v in DEFAULTS.items() if k not in searched}
+    return {**{k: v for k, v in defaults.items() if k not in _NOT_IN_IDENTITY}, **given}
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

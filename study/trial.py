@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from study import metrics
-from study.config import TrialConfig, fingerprint
+from study.config import EvaluationConfig, TrialConfig, fingerprint
 from study.data import Dataset, Split, open_dataset
 from study.data.augment import normalize
 from study.errors import InputError
@@ -35,6 +36,37 @@ _CHECK_IMAGES = 8  # validation images whose logits travel with the weights, to 
 
 def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def score_network(
+    network: nn.Module,
+    dataset: Dataset,
+    evaluation: EvaluationConfig,
+    device: torch.device,
+    on_images: Callable[[int, int], None] | None = None,
+) -> FaithfulnessReport:
+    """Score a network's maps at the temperature that is fitted to images which are not scored."""
+    reserved = dataset.calibration(evaluation.calibration_images)
+    scored = dataset.scored(evaluation.images, evaluation.calibration_images)
+    temperature = calibrate(
+        network,
+        torch.as_tensor(reserved.images),
+        torch.as_tensor(reserved.labels),
+        mean=dataset.mean,
+        std=dataset.std,
+        device=device,
+    )
+    return evaluate_faithfulness(
+        network,
+        torch.as_tensor(scored.images),
+        torch.as_tensor(scored.labels),
+        mean=dataset.mean,
+        std=dataset.std,
+        config=evaluation,
+        temperature=temperature,
+        device=device,
+        on_images=on_images,
+    )
 
 
 class Trial:
@@ -144,7 +176,7 @@ class Trial:
             report[metrics.TRAIN_REGULARIZATION] = result.regularization
         start = time.perf_counter()
         report |= self._classify(self.dataset.validation)
-        if epoch + 1 in self.config.rungs or epoch + 1 == self.config.epochs:
+        if self._is_scored(epoch + 1):
             self.report = self._faithfulness()
             report |= self.report.metrics()
         report[metrics.EVALUATION_SECONDS] = time.perf_counter() - start
@@ -228,29 +260,7 @@ class Trial:
         }
 
     def _faithfulness(self) -> FaithfulnessReport:
-        """At the temperature that is fitted to images which are not scored."""
-        evaluation = self.config.evaluation
-        reserved = self.dataset.calibration(evaluation.calibration_images)
-        scored = self.dataset.scored(evaluation.images, evaluation.calibration_images)
-        mean, std = self.dataset.mean, self.dataset.std
-        temperature = calibrate(
-            self.network,
-            torch.as_tensor(reserved.images),
-            torch.as_tensor(reserved.labels),
-            mean=mean,
-            std=std,
-            device=self.device,
-        )
-        return evaluate_faithfulness(
-            self.network,
-            torch.as_tensor(scored.images),
-            torch.as_tensor(scored.labels),
-            mean=mean,
-            std=std,
-            config=evaluation,
-            temperature=temperature,
-            device=self.device,
-        )
+        return score_network(self.network, self.dataset, self.config.evaluation, self.device)
 
     def _save(self) -> None:
         header = {
@@ -258,6 +268,7 @@ class Trial:
             "data_fingerprint": self.dataset.fingerprint,
             "n_classes": self.dataset.n_classes,
             "history": self.history,
+            "protocol": self._protocol,
         }
         save_checkpoint(self._checkpoint, self.network, self.optimizer, header)
         if self._storage is not None:
@@ -287,6 +298,23 @@ class Trial:
             )
         restore(checkpoint, self.network, self.optimizer)
         self.history = history
+        if checkpoint.header.get("protocol") != self._protocol:
+            self._forget_scores()
+
+    def _forget_scores(self) -> None:
+        """Scores made under another protocol are not this training's: those of its last epoch are made again."""
+        self.history = [{k: v for k, v in r.items() if not metrics.is_score(k)} for r in self.history]
+        if self._is_scored(self.epoch):
+            self.report = self._faithfulness()
+            self.history[-1] |= self.report.metrics()
+        self._save()
+
+    def _is_scored(self, epoch: int) -> bool:
+        return epoch in self.config.rungs or epoch == self.config.epochs
+
+    @property
+    def _protocol(self) -> str:
+        return metrics.protocol_identity(self.config.evaluation.protocol)
 
     @staticmethod
     def _comparable(config: TrialConfig) -> dict[str, Any]:

@@ -1,19 +1,21 @@
 """What an earlier study found, as a start for another one: results where they compare, points to try where not.
 
 A complete trial of the earlier study whose training and scoring would be the same here is a result: the sampler learns
-from it, and it is not run again. Of the others, those on the earlier study's front are tried here. Where only the
-horizon grew, and the learning rate does not depend on the horizon, they go on from their checkpoints.
+from it, and it is not run again. Scores of another protocol are none. Of the other trials, those on the earlier study's
+front are tried here. Where only the horizon grew, and the learning rate does not depend on the horizon, they go on from
+their checkpoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from study import metrics
-from study.config import TrialConfig
+from study.config import DEFAULTS, TrialConfig
+from study.eligible import constraints_of, why_not_eligible
 from study.errors import InputError
 from study.ledger import Ledger, TrialRecord
 from study.ledger.records import flatten, parse
@@ -21,6 +23,7 @@ from study.space import Point, complete
 from study.spec import StudySpec
 from study.storage import Storage, trial_folder
 from study.studyfile import differing, read_identity
+from study.terms import Constraint
 
 _HORIZON = {"epochs", "rungs"}
 _NO_MATTER = {"data.source", "evaluation.batch_size", "rungs"}  # change no result
@@ -29,9 +32,11 @@ _SPEC_KEYS = ("data.", "evaluation.")  # identity keys that change every result
 
 @dataclass(frozen=True)
 class WarmStart:
-    """``results``: (point, target values) that hold here. ``points``: to be tried, with a checkpoint to go on from."""
+    """``results``: (point, target values, report) that hold here. ``points``: to be tried, with a checkpoint to go on
+    from.
+    """
 
-    results: tuple[tuple[Point, list[float]], ...] = ()
+    results: tuple[tuple[Point, list[float], dict[str, float]], ...] = ()
     points: tuple[tuple[Point, Path | None], ...] = ()
     said: str = ""
 
@@ -52,14 +57,15 @@ def warm_start(
     for record, point in fitting:
         values = _values(spec, record)
         changed = _changed(spec.trial_config(point), record.params)
-        if values is not None and not foreign and not changed:
-            results.append((point, values))
+        if values is not None and not foreign and not changed and record.protocol == spec.protocol:
+            results.append((point, values, record.metrics))
         else:
             others.append((record, point, not foreign and bool(changed) and changed <= _HORIZON))
     horizon_free = spec.fixed.get("schedule") == "constant"
     points: list[tuple[Point, Path | None]] = []
     continued = 0
-    for record, point, only_horizon in _front_first(spec, others):
+    constraints = constraints_of(ledger.study, ledger.record().spec)
+    for record, point, only_horizon in _first_of_each_protocol(spec, others, constraints):
         longer = int(record.params["epochs"]) < spec.fidelity.max_epochs
         file = trial_folder(storage, ledger.study, record.trial) / metrics.CHECKPOINT_FILE
         storage.pull(file)
@@ -73,6 +79,12 @@ def warm_start(
         said += (
             f"; from the start, because schedule {spec.fixed.get('schedule', TrialConfig.schedule)} depends on "
             "fidelity.max_epochs"
+        )
+    of_others = sorted({r.protocol for r, _ in fitting} - {"", spec.protocol})
+    if of_others and not foreign:
+        said += (
+            f"; no result of {', '.join(of_others)} holds here, under {spec.protocol}: `python -m study.rescore "
+            f"{ledger.study}` first, and they do"
         )
     if len(fitting) < len(records):
         said += f"; {len(records) - len(fitting)} lie outside this space"
@@ -101,23 +113,39 @@ def _values(spec: StudySpec, record: TrialRecord) -> list[float] | None:
 def _changed(config: TrialConfig, params: dict[str, Any]) -> set[str]:
     """In which settings a training here would differ from the recorded one; the seed is a repetition, no change."""
     mine = {k: parse(v) for k, v in flatten(config.to_dict()).items()}
-    return {k for k in mine if mine[k] != params.get(k)} - _NO_MATTER - {"seed"}
+    theirs = {**DEFAULTS, **params}
+    return {k for k in mine if mine[k] != theirs.get(k)} - _NO_MATTER - {"seed"}
+
+
+def _first_of_each_protocol(
+    spec: StudySpec, others: Sequence[tuple[TrialRecord, Point, bool]], constraints: Mapping[str, Constraint]
+) -> list[tuple[TrialRecord, Point, bool]]:
+    """:func:`_front_first` among the trials of each protocol, whose scores do not compare; the present one's first."""
+    found: list[tuple[TrialRecord, Point, bool]] = []
+    for protocol in sorted({r.protocol for r, *_ in others}, key=lambda p: (p != spec.protocol, p)):
+        of_one = _front_first(spec, [o for o in others if o[0].protocol == protocol], constraints)
+        found += [o for o in of_one if all(o[1] != f[1] for f in found)]
+    return found
 
 
 def _front_first(
-    spec: StudySpec, others: Sequence[tuple[TrialRecord, Point, bool]]
+    spec: StudySpec, others: Sequence[tuple[TrialRecord, Point, bool]], constraints: Mapping[str, Constraint]
 ) -> list[tuple[TrialRecord, Point, bool]]:
-    """Without repetition of points: those that may go on from a checkpoint, else those that no other one dominates."""
+    """Without repetition of points: those that may go on from a checkpoint, else those of the earlier study's front.
+
+    Who could be on that front was for the ``constraints`` of that study to say: here the horizon may be another.
+    """
     signs = [1 if m.direction == "maximize" else -1 for m in spec.targets]
     scored = [(o, v) for o in others if (v := _values(spec, o[0])) is not None]
+    eligible = [v for (r, *_), v in scored if not why_not_eligible(r.state, v, r.metrics, spec.targets, constraints)]
 
-    def dominated(values: list[float]) -> bool:
-        return any(
-            w != values and all(s * b >= s * a for s, a, b in zip(signs, values, w, strict=True)) for _, w in scored
+    def on_front(values: list[float]) -> bool:
+        return values in eligible and not any(
+            w != values and all(s * b >= s * a for s, a, b in zip(signs, values, w, strict=True)) for w in eligible
         )
 
     found: list[tuple[TrialRecord, Point, bool]] = []
     for other, values in scored:
-        if (other[2] or not dominated(values)) and all(other[1] != f[1] for f in found):
+        if (other[2] or on_front(values)) and all(other[1] != f[1] for f in found):
             found.append(other)
     return found

@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 #: Room -> rooms it may import (beside itself and EVERYBODY). Function-local imports count as well.
-EVERYBODY = {"study", "study.config", "study.errors", "study.metrics", "study.spec", "study.specfile", "study.space",
-             "study.terms"}  # fmt: skip
+EVERYBODY = {"study", "study.config", "study.eligible", "study.errors", "study.metrics", "study.spec", "study.specfile",
+             "study.space", "study.terms"}  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     **{room: set() for room in EVERYBODY},
     "study.storage": set(),
@@ -41,10 +41,16 @@ ALLOWED: dict[str, set[str]] = {
     "study.tuning": {"study.trial", "study.ledger", "study.storage"},
     "study.cluster": {"study.ledger"},
     "study.studyfile": {"study.storage"},
+    "study.scores": {"study.ledger", "study.storage", "study.tuning"},
+    "study.rescoring": {
+        "study.trial", "study.training", "study.faithfulness", "study.networks", "study.data", "study.ledger",
+        "study.storage",
+    },
+    "study.rescore": {"study.rescoring", "study.ledger", "study.storage", "study.tuning"},
     "study.warmstart": {"study.ledger", "study.storage", "study.studyfile"},
     "study.run": {
-        "study.cluster", "study.studyfile", "study.warmstart", "study.plan", "study.tuning", "study.ledger",
-        "study.data", "study.storage",
+        "study.cluster", "study.studyfile", "study.scores", "study.warmstart", "study.plan", "study.tuning",
+        "study.ledger", "study.data", "study.storage",
     },
     "study.status": {"study.cluster", "study.ledger", "study.storage", "study.tuning"},
     "study.ui": {"study.ledger"},
@@ -87,6 +93,7 @@ DOORS: dict[str, tuple[str, ...]] = {
         "study/tuning/proposer.py",
         "study/tuning/stored.py",
         "study/tuning/queueing.py",
+        "study/tuning/rewrite.py",
         "analysis/importance.py",
     ),
     "mlflow": ("study/ledger/", "analysis/export/register.py"),
@@ -94,7 +101,7 @@ DOORS: dict[str, tuple[str, ...]] = {
 #: Imported before a command's arguments are known to be good: nothing heavy at the top.
 LIGHT = ("study/config.py", "study/errors.py", "study/metrics.py", "study/space.py", "study/spec.py", "study/run.py",
          "study/plan.py", "study/profile.py", "study/timing.py", "study/ui.py", "study/train.py",
-         "study/status.py", "study/evaluate.py",
+         "study/status.py", "study/evaluate.py", "study/rescore.py",
          "study/storage.py", "study/networks/__init__.py")  # fmt: skip
 HEAVY = {"torch", "torchvision", "ray", "mlflow", "optuna", "matplotlib", "pyarrow", "numpy"}
 FORBIDDEN_FILES = {"utils.py", "helpers.py", "common.py"}

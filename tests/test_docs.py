@@ -18,6 +18,7 @@ COMMANDS = (
     "study.run",
     "study.train",
     "study.evaluate",
+    "study.rescore",
     "study.status",
     "study.ui",
     "analysis.load",

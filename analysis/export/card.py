@@ -19,6 +19,11 @@ _ROLE_TEXTS = {
     "best-faithfulness": "the one with the most faithful saliency of the study on validation images",
 }
 
+_NOT_ELIGIBLE = (
+    "**Not eligible for the front of its study: {reason}.** It was exported because `--include-infeasible` asked for "
+    "such networks too; by the study's own terms it is not one to use."
+)
+
 _LIMITS = """\
 - **A saliency map is not a proof.** Faithfulness scores how the network's answer changes when parts of an image are
   taken away as the map says; such images are unlike anything that the network was trained on. A high score does not say
@@ -74,6 +79,7 @@ def model_card(entry: Mapping[str, Any], card: Mapping[str, Any], about: Mapping
         + (f": {', and '.join(place)}." if place else ".")
         if entry["on_front"]
         else f"From the study `{about['study']}`" + (f": {', and '.join(place)}." if place else ", not on its front."),
+        *([_NOT_ELIGIBLE.format(reason=entry["not_eligible"])] if entry["not_eligible"] else []),
         "## Use",
         _use(entry, card),
         "## Scores",
@@ -110,7 +116,7 @@ def overview(manifest: Mapping[str, Any]) -> str:
     ]
     for n in manifest["networks"]:
         test = n["test_scores"]
-        place = ", ".join(n["roles"]) or "front"
+        place = f"not eligible: {n['not_eligible']}" if n["not_eligible"] else ", ".join(n["roles"]) or "front"
         lines.append(
             f"| [{n['folder']}]({n['folder']}/{README_FILE}) {n['network']} | {n['reg_weight']:.4g} | {place} | "
             f"{_interval(test['accuracy'], test['accuracy_interval'])} | "
@@ -187,6 +193,7 @@ def _data(card: Mapping[str, Any], test: Mapping[str, Any]) -> str:
 def _training(entry: Mapping[str, Any], config: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     reg = (
         f"λ = {config['reg_weight']:.6g}, error function {config['reg_error']}, every {config['reg_interval']} step(s)"
+        + (f", rising over {config['reg_warmup_epochs']:g} epoch(s)" if config.get("reg_warmup_epochs") else "")
         if config["reg_weight"]
         else "λ = 0: trained for accuracy alone"
     )

@@ -44,6 +44,11 @@ def parser() -> argparse.ArgumentParser:
         "--pick", default=ALL, metavar="WHICH", help="all (of the front), knee, best:accuracy or best:faithfulness"
     )
     parse.add_argument(
+        "--include-infeasible",
+        action="store_true",
+        help="also trials that the study's constraints, or undefined maps, keep off its front; their cards say so",
+    )
+    parse.add_argument(
         "--formats", default=",".join(FORMATS), metavar="LIST", help=f"of {', '.join(FORMATS)} (default: all)"
     )
     parse.add_argument(
@@ -68,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     ledger, storage = ledger_from(args)
     study = load_study(ledger)
-    rows = pick_rows(study, args.pick)
+    rows = pick_rows(study, args.pick, include_infeasible=args.include_infeasible)
     if args.register is not None:
         from analysis.export.register import check_registry
 
@@ -160,6 +165,7 @@ def _entry(study: StudyTable, proven: Proven, parity: Mapping[str, Any]) -> dict
         "reg_weight": proven.config.reg_weight,
         "n_classes": proven.card["n_classes"],
         "on_front": bool(front_mask(study)[row]),
+        "not_eligible": study.why_not()[row],
         "roles": roles(study).get(row, []),
         "weights_sha256": proven.card["sha256"],
         "validation_scores": {m.name: study.column(m.name)[row] for m in study.objectives},
@@ -190,7 +196,8 @@ def _report(manifest: Mapping[str, Any], out: Path) -> None:
         low, high = test["accuracy_interval"]
         f_low, f_high = test["faithfulness_interval"]
         differences = {k: v["max_logit_difference"] for k, v in entry["parity"].items() if k != "images"}
-        place = f" ({', '.join(entry['roles'])})" if entry["roles"] else ""
+        places = entry["roles"] or (["not eligible: " + entry["not_eligible"]] if entry["not_eligible"] else [])
+        place = f" ({', '.join(places)})" if places else ""
         print(
             f"{entry['folder']}{place}  test accuracy {test['accuracy']:.2f} % [{low:.2f}, {high:.2f}]  test "
             f"faithfulness {test['faithfulness']:+.2f} {metrics.FAITHFULNESS.unit} [{f_low:+.2f}, {f_high:+.2f}] "

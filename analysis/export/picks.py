@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from study.eligible import reasons_line
 from study.errors import InputError
-from study.metrics import ACCURACY, FAITHFULNESS, OBJECTIVES, SCORE, Metric
+from study.metrics import ACCURACY, COMPLETE, FAITHFULNESS, OBJECTIVES, SCORE, Metric
 
 if TYPE_CHECKING:
     from analysis.table import StudyTable
@@ -24,19 +25,25 @@ def check_pick(pick: str) -> None:
     raise InputError(f"--pick {pick}: unknown; choose all, knee, or best: with one of {', '.join(names)}")
 
 
-def pick_rows(study: StudyTable, pick: str) -> list[int]:
-    """Rows of the table of trials, in its order. Raises :class:`InputError` where there is nothing to pick."""
-    from analysis.pareto import front_mask
+def pick_rows(study: StudyTable, pick: str, *, include_infeasible: bool = False) -> list[int]:
+    """Rows of the table of trials, in its order. Raises :class:`InputError` where there is nothing to pick.
 
-    front = [int(i) for i in front_mask(study).nonzero()[0]]
+    ``include_infeasible``: also trials that are complete and finite and not eligible for the front; picked are then
+    those that would be on the front if they were, beside those that are.
+    """
+    possible, front = _candidates(study, include_infeasible)
     if not front:
-        raise InputError(f"study {study.name!r} has no complete trial, so nothing to export; continue it first")
+        outside = study.not_eligible()
+        if not outside:
+            raise InputError(f"study {study.name!r} has no complete trial, so nothing to export; continue it first")
+        more = "" if include_infeasible else ", or export what there is with --include-infeasible"
+        raise InputError(f"study {study.name!r} has no front to export: {reasons_line(outside)}; continue it{more}")
     if pick == ALL:
         return front
     if pick == KNEE:
         return [_knee(study, front)]
     metric = {m.name: m for m in [*OBJECTIVES.values(), SCORE]}[pick.removeprefix("best:")]
-    best = _best(study, metric, front)
+    best = _best(study, metric, possible, front)
     if best is None:
         known = ", ".join(f"best:{m.name}" for m in _scored(study))
         raise InputError(f"--pick {pick}: study {study.name!r} has no {metric.name}; choose all, knee or {known}")
@@ -44,11 +51,13 @@ def pick_rows(study: StudyTable, pick: str) -> list[int]:
 
 
 def roles(study: StudyTable) -> dict[int, list[str]]:
-    """Row to its :data:`ROLES`; rows without any are left out. One row may have several."""
-    from analysis.pareto import front_mask
-
-    front = [int(i) for i in front_mask(study).nonzero()[0]]
-    rows = (_knee(study, front), _best(study, ACCURACY, front), _best(study, FAITHFULNESS, front)) if front else ()
+    """Row to its :data:`ROLES`; rows without any, all that are not eligible among them, are left out. One row may have
+    several."""
+    possible, front = _candidates(study, False)
+    rows: tuple[int | None, ...] = ()
+    if front:
+        best = [_best(study, metric, possible, front) for metric in (ACCURACY, FAITHFULNESS)]
+        rows = (_knee(study, front), *best)
     found: dict[int, list[str]] = {}
     for role, row in zip(ROLES, rows, strict=False):
         if row is not None:
@@ -69,6 +78,20 @@ def check_model_name(name: str) -> None:
         raise InputError(f"--register {name!r}: use letters, digits, '_', '-', '.' and spaces only, at most 200")
 
 
+def _candidates(study: StudyTable, include_infeasible: bool) -> tuple[list[int], list[int]]:
+    """Rows that may be picked, and those of them that are on their front."""
+    import numpy as np
+
+    from analysis.geometry import nondominated
+    from analysis.pareto import eligible, front_mask
+
+    possible, front = eligible(study), front_mask(study)
+    if include_infeasible:
+        possible = study.with_state(COMPLETE) & np.isfinite(study.values()).all(axis=1)
+        front[possible] |= nondominated(study.values()[possible], study.objectives)
+    return [int(i) for i in possible.nonzero()[0]], [int(i) for i in front.nonzero()[0]]
+
+
 def _knee(study: StudyTable, front: list[int]) -> int:
     from analysis.geometry import knee
 
@@ -77,12 +100,10 @@ def _knee(study: StudyTable, front: list[int]) -> int:
     return front[bend]
 
 
-def _best(study: StudyTable, metric: Metric, front: list[int]) -> int | None:
-    """Among trials that could be on the front: best by ``metric``, of equals one on the front, then the first."""
-    from analysis.pareto import eligible
-
+def _best(study: StudyTable, metric: Metric, possible: list[int], front: list[int]) -> int | None:
+    """Of the ``possible`` rows the best by ``metric``, of equals one on the ``front``, then the first."""
     values = study.values([metric])[:, 0] * (1 if metric.direction == "maximize" else -1)
-    rows = [int(i) for i in eligible(study).nonzero()[0] if values[i] == values[i]]
+    rows = [i for i in possible if values[i] == values[i]]
     return max(rows, key=lambda i: (values[i], i in front, -i), default=None)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from analysis.figure import axes_of, readable_hours, staircase
+from analysis.figure import axes_of, drawable, readable_hours, staircase
 from analysis.report.svg import Axis, Chart, number, wrap
 from study import metrics
 from study.metrics import Metric
@@ -50,7 +50,7 @@ def front_chart(study: StudyTable, front: Front) -> tuple[Markup, dict[str, Any]
     """The chart, and what the page needs to find the trial under the pointer: pixels by row."""
     x_metric, y_metric = axes_of(study)
     xy = study.values([x_metric, y_metric])
-    shown = front.eligible & np.isfinite(xy).all(axis=1)
+    shown = drawable(study)
     rows = np.flatnonzero(shown)
     chart = Chart(
         Axis.around(label_of(x_metric), xy[rows, 0]),
@@ -71,12 +71,20 @@ def front_chart(study: StudyTable, front: Front) -> tuple[Markup, dict[str, Any]
             chart.line([(float(a), float(b)) for a, b in staircase(xy[on_front], x_metric, y_metric)], "edge")
     trials = study.column("trial")
     dots: dict[str, list[str]] = defaultdict(list)
+    hollow: list[str] = []
+    outside = shown & ~front.eligible
     for row in rows[~on_front[rows]]:
         px, py = chart.at(*xy[row])
+        if outside[row]:
+            diamond, circle = f"M{px} {py - 4}l4 4l-4 4l-4 -4z", f"M{px - 3} {py}a3 3 0 1 0 6 0a3 3 0 1 0 -6 0"
+            hollow.append(diamond if weights[row] == 0 else circle)
+            continue
         dots["zero" if weights[row] == 0 else shade(weights[row], low, high)].append(f"M{px} {py}h0")
     for colour, places in dots.items():
         style = 'class="dot zero"' if colour == "zero" else f'class="dot" stroke="{colour}"'
         chart.raw(f'<path {style} d="{"".join(places)}"/>')
+    if hollow:
+        chart.raw(f'<path class="outside" d="{"".join(hollow)}"/>')
     for row in sorted(rows[on_front[rows]], key=lambda r: xy[r, 0]):
         px, py = chart.at(*xy[row])
         words = f"trial {trials[row]}: {x_metric.name} {number(xy[row, 0])}, {y_metric.name} {number(xy[row, 1])}"
@@ -96,6 +104,7 @@ def front_chart(study: StudyTable, front: Front) -> tuple[Markup, dict[str, Any]
     words = (
         f"{x_metric.name} against {y_metric.name} of {len(rows)} complete trials, {int(on_front.sum())} on the front"
     )
+    words += f", {len(hollow)} not eligible" if hollow else ""
     drawn = chart.render(words, name="front-chart", interactive=True)
     return drawn, {"places": pixels, "legend": legend, "colours": [shade(10 ** (k - 4.0), 1e-4, 1.0) for k in range(5)]}
 
@@ -166,7 +175,8 @@ def curves_chart(study: StudyTable, front: Front, found: Curves, metric: Metric)
 
 
 def parallel_chart(study: StudyTable, front: Front, names: Sequence[str]) -> tuple[Markup, dict[str, Any]]:
-    """One upright axis per column; a line per eligible trial, the front's strong. With the pixels of every line."""
+    """One upright axis per column; a line per complete trial, the front's strong, dashed where a trial cannot be on it.
+    With the pixels of every line."""
     width, height, top, bottom = max(560, 130 * len(names)), 312, 34, 300
     xs = [round(60 + i * (width - 120) / max(1, len(names) - 1), 1) for i in range(len(names))]
     parts, places = [], []
@@ -182,12 +192,15 @@ def parallel_chart(study: StudyTable, front: Front, names: Sequence[str]) -> tup
             parts.append(f'<path class="upright" d="M{px - 3} {py}h6"/>')
             parts.append(f'<text class="tick" x="{px + 6}" y="{py + 4}">{escape(words)}</text>')
     lines: dict[int, str] = {}
-    for row in np.flatnonzero(front.eligible):
+    for row in np.flatnonzero(study.with_state(metrics.COMPLETE) & np.isfinite(study.values()).all(axis=1)):
         points = [(px, column[row]) for px, column in zip(xs, places, strict=True) if column[row] is not None]
         lines[int(row)] = "M" + "L".join(f"{px} {py}" for px, py in points)
-    faint = "".join(text for row, text in lines.items() if not front.mask[row])
+    faint = "".join(text for row, text in lines.items() if front.eligible[row] and not front.mask[row])
+    dashed = "".join(text for row, text in lines.items() if not front.eligible[row])
     strong = "".join(text for row, text in lines.items() if front.mask[row])
     drawn = f'<path class="curve" d="{faint}"/><path class="curve front" d="{strong}"/>' + "".join(parts)
+    if dashed:
+        drawn = f'<path class="curve dashed" d="{dashed}"/>' + drawn
     chart = wrap(drawn, width, height, f"parallel coordinates of {', '.join(names)}", name="parallel-chart")
     return chart, {"xs": xs, "ys": places}
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from study.eligible import empty_line
 from study.errors import Parser, refuse_empty
 
 REPORT_FILE = "report.html"
@@ -52,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.replace(part, out / REPORT_FILE)
     if content.why_no_maps:
         print(f"report   no saliency maps: {content.why_no_maps}", file=sys.stderr)
-    if not study.with_state("complete").any():
-        print("report   no trial is complete: there is no front to show yet", file=sys.stderr)
+    if not content.front.mask.any():
+        print(f"report   there is no front to show: {empty_line(study.not_eligible())}", file=sys.stderr)
     print(f"report   {out / REPORT_FILE}  ({len(page) / 2**20:.1f} MiB, {len(figures)} figures in {out / FIGURES})")
     print(f"next     open it in a browser, or: python -m analysis.export {args.study} --out exported"
           f"{repeated_options(args)}", file=sys.stderr)  # fmt: skip

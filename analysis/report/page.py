@@ -14,12 +14,14 @@ import numpy as np
 
 from analysis.anytime import Anytime, anytime
 from analysis.effect import Effect, lambda_effects
+from analysis.figure import drawable
 from analysis.importance import Importance, importance
-from analysis.pareto import Front, find_front
+from analysis.pareto import Front, comparable, find_front
 from analysis.report import charts, facts, trials
 from analysis.report.thumbnails import Gallery, make_gallery
 from analysis.twins import EXPLAINED, compare_pair, find_twins, label, over_results
-from study.metrics import FAITHFULNESS, LOG_ARTIFACTS, OBJECTIVES, TRIAL_LOG, Metric
+from study.eligible import empty_line, reasons_line
+from study.metrics import COMPLETE, FAITHFULNESS, LOG_ARTIFACTS, OBJECTIVES, TRIAL_LOG, Metric
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,11 +64,12 @@ def collect(
     series: list[tuple[Metric, charts.Curves]] = [(m, c) for m, c in read if any(len(e) > 1 for e, _ in c.values())]
     axes = [n for n in study.varied() if not n.startswith(("data.", "evaluation."))][:10]
     axes += [m.name for m in study.objectives]
+    learned, outside = comparable(study), study.not_eligible()
     content = Content(
         front,
         anytime(study, curves, front.eligible),
-        importance(study, front.eligible),
-        lambda_effects(study, front.eligible),
+        importance(study, learned),
+        lambda_effects(study, learned),
         series,
         axes,
         gallery if isinstance(gallery, Gallery) else None,
@@ -82,6 +85,8 @@ def collect(
         "objectives": study.objectives,
         "front": front,
         "front_rows": _front_rows(study, front),
+        "not_eligible": reasons_line(outside),
+        "why_empty": empty_line(outside),
         "reference": ", ".join(f"{m.name} {m.reference:g}" for m in study.objectives),
         "sections": _sections(ledger, study, front, rows, plain, content),
         "method_heads": trials.method_heads(),
@@ -106,7 +111,7 @@ def collect(
 def _draw_inline(study: StudyTable, content: Content) -> None:
     drawn: dict[str, Any] = {"curves": [], **dict.fromkeys(("front", "legend", "anytime", "parallel", "importance"))}
     axes = []
-    if content.front.mask.any():
+    if drawable(study).any():
         drawn["front"], found = charts.front_chart(study, content.front)
         content.data["places"] = found.pop("places")
         drawn["legend"] = found
@@ -125,6 +130,11 @@ def _draw_inline(study: StudyTable, content: Content) -> None:
         "curves": axes,
         "names": ["λ" if n == "reg_weight" else n for n in names],
         "rows": [[_short(v) for v in row] for row in zip(*(study.column(n) for n in names), strict=True)],
+        "reasons": {
+            row: reason
+            for row, (reason, complete) in enumerate(zip(study.why_not(), study.with_state(COMPLETE), strict=True))
+            if reason and complete
+        },
         "objectives": [m.name for m in study.objectives],
         "units": [m.unit for m in study.objectives],
         "sections": {s["row"]: s["anchor"] for s in content.values["sections"]},
@@ -216,6 +226,10 @@ def _trials_table(study: StudyTable, front: Front) -> dict[str, Any]:
     rank = np.where(np.isfinite(key), key, -np.inf)
     order = np.lexsort((-rank, ~front.mask))[:LISTED]
     columns = {n: study.column(n) for n in names}
+    if study.not_eligible():
+        names.append("not eligible")
+        complete = study.with_state(COMPLETE)
+        columns["not eligible"] = [why if there else "" for why, there in zip(study.why_not(), complete, strict=True)]
     rows = []
     for row in order:
         cells = [trials.shown(columns[n][row]) for n in names]
@@ -232,7 +246,7 @@ def draw(study: StudyTable, content: Content, folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     front, written = content.front, []
-    if front.mask.any():
+    if drawable(study).any():
         written += draw_front(study, front.mask, front.knee, front.repeated, folder / "front")
         written += draw_anytime(study, content.way, folder / "hypervolume")
         written += draw_parallel(study, front, content.axes, folder / "parallel")

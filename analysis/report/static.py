@@ -53,7 +53,7 @@ def draw_curves(study: StudyTable, front: Front, found: Sequence[tuple[Metric, C
 
 
 def draw_parallel(study: StudyTable, front: Front, names: Sequence[str], stem: Path) -> list[Path]:
-    """One upright axis per column; the front strong."""
+    """One upright axis per column; the front strong, dashed where a trial cannot be on it."""
     from matplotlib.collections import LineCollection
 
     plt = pyplot()
@@ -69,15 +69,23 @@ def draw_parallel(study: StudyTable, front: Front, names: Sequence[str], stem: P
             axes.annotate(
                 words, (i, tick), xytext=(4, 0), textcoords="offset points", fontsize=7, va="center", bbox=halo
             )
-    for on_front, colour, width, alpha in ((False, _FAINT, 0.6, 0.3), (True, _STRONG, 1.5, 1.0)):
-        rows = np.flatnonzero(front.eligible & (front.mask == on_front))
+    outside = study.with_state(metrics.COMPLETE) & np.isfinite(study.values()).all(axis=1) & ~front.eligible
+    for mask, colour, width, alpha, dashes in (
+        (outside, _FAINT, 0.6, 0.5, "--"),
+        (front.eligible & ~front.mask, _FAINT, 0.6, 0.3, "-"),
+        (front.mask, _STRONG, 1.5, 1.0, "-"),
+    ):
+        rows = np.flatnonzero(mask)
         lines = [np.column_stack([np.arange(len(names)), places[:, r]])[np.isfinite(places[:, r])] for r in rows]
-        axes.add_collection(LineCollection(lines, colors=colour, linewidths=width, alpha=alpha, rasterized=True))
+        axes.add_collection(
+            LineCollection(lines, colors=colour, linewidths=width, linestyles=dashes, alpha=alpha, rasterized=True)
+        )
     axes.set_xlim(-0.2, len(names) - 0.4)
     axes.set_ylim(-0.03, 1.03)
     axes.set_xticks(range(len(names)), ["λ" if n == "reg_weight" else n for n in names])
     axes.set_yticks([])
     for side in ("left", "right", "top", "bottom"):
         axes.spines[side].set_visible(False)
-    figure.suptitle(f"Study {study.name}: complete trials, the front in blue", fontsize=12)
+    dashed = ", dashed: not eligible" if outside.any() else ""
+    figure.suptitle(f"Study {study.name}: complete trials, the front in blue{dashed}", fontsize=12)
     return save(figure, stem)

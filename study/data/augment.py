@@ -18,8 +18,9 @@ def augment(
 ) -> Tensor:
     """Random crop out of a padded image, horizontal flip, and rotation up to ``rotation`` degrees.
 
-    ``mode``: beyond the edge lie ``zero`` or the image's reflection in its outermost pixels (``reflect``), which is
-    less than an image wide. uint8 in, uint8 of the same shape out. All chance comes from ``generator``, which is on the images' device.
+    ``mode``: the padding is ``zero``, or the image mirrored at its outermost pixels (``reflect``), in which case it
+    must be narrower than the image. uint8 in, uint8 of the same shape out. All chance comes from ``generator``, which
+    is on the images' device.
     """
     n, _, height, width = images_NCHW.shape
     device = images_NCHW.device
@@ -43,7 +44,7 @@ def augment(
 
 
 def _reflected(index: Tensor, size: int) -> Tensor:
-    """Indices beyond either edge as those of the pixels that they mirror; the outermost pixel is not repeated."""
+    """Indices beyond either edge become those of the pixels that they mirror; the outermost pixel is not repeated."""
     return size - 1 - (size - 1 - index.abs()).abs()
 
 

@@ -29,10 +29,10 @@ Forward = Callable[[Tensor], Tensor]
 class Batch:
     """Images and what the network says of them before any map is looked at.
 
-    ``x`` (N, C, H, W) is ``pixels`` in [0, 1] minus ``shift``, over ``scale``; ``blurred`` is what insertion starts from
-    and ``hidden`` where deletion ends, both normalised. ``target`` (N,): the classes of interest. ``logits``,
+    ``x`` (N, C, H, W) is ``pixels`` in [0, 1] minus ``shift``, over ``scale``. Insertion starts from ``blurred`` and
+    deletion ends at ``hidden``, both normalised. ``target`` (N,): the classes of interest. ``logits``,
     ``blurred_logits`` and ``hidden_logits`` (N, classes) are those of the three. ``over_blur``: a mask fades into the
-    blurred image, not into black.
+    blurred image instead of black.
     """
 
     x: Tensor

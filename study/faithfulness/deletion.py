@@ -1,10 +1,10 @@
 """What a network's own logit says of the cells of an image: deleted one by one, and in random halves.
 
-After IDSDS (Hesse et al. 2024, arXiv 2407.11910; without its in-domain training) and faithfulness correlation (Bhatt et al.
-2020). Only ranks and correlations are taken, so the logits' scale, and with it the network's confidence, does not matter.
+After IDSDS (Hesse et al. 2024, arXiv 2407.11910; without its in-domain training) and faithfulness correlation (Bhatt et
+al. 2020). Only ranks and correlations are taken, so the logits' scale, the network's confidence, does not matter.
 
-Shapes: N images, G×G = Z cells, V masked copies of every image. The logit is the class's, less its mean over classes: what
-is common to all classes decides nothing.
+Shapes: N images, G×G = Z cells, V masked copies of every image. The logit is the class's, less its mean over classes:
+what is common to all classes decides nothing.
 """
 
 from __future__ import annotations
@@ -83,11 +83,12 @@ def mean_ranks(values_NM: Tensor) -> Tensor:
 
 
 def reference_map(kept_NVZ: Tensor, logit_NV: Tensor) -> Tensor:
-    """(N, Z), >= 0: how much each cell adds to the logit by a linear fit to the masked images (as LIME, without weights).
+    """(N, Z), >= 0: what each cell adds to the logit by a linear fit to the masked images (as LIME, without weights).
 
     The rows of ``kept`` must determine the fit: the whole image, single deletions and halves together do.
     """
     kept = kept_NVZ.double()
     design = torch.cat([kept, torch.ones_like(kept[..., :1])], 2)
-    fitted = torch.linalg.lstsq(design, logit_NV.double()[:, :, None]).solution
+    # Normal equations: the design is small and well-conditioned, and a logit that is not finite stays in its own image.
+    fitted = torch.linalg.solve(design.mT @ design, design.mT @ logit_NV.double()[:, :, None])
     return fitted[:, :-1, 0].relu()

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.faithfulness.masking import undefined_maps, upsampled_masks
+from study.saliency import saliency_maps
 
 _MAP = "magma"  # rises evenly in lightness: readable in grey and with every kind of colour blindness
 _OPACITY = 0.6
@@ -60,6 +61,25 @@ def draw_gallery(
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
     plt.close(figure)
+
+
+def draw_networks(
+    file: Path,
+    networks: Mapping[str, nn.Module],
+    images_NCHW: NDArray[np.uint8],
+    x_NCHW: Tensor,
+    labels_N: Tensor,
+    classes: Sequence[str],
+    methods: Sequence[str],
+) -> None:
+    """:func:`draw_gallery` of networks by name; ``x_NCHW``: the images normalised; ``classes``: their labels' names."""
+    maps, captions = {}, {}
+    for name, network in networks.items():
+        found = saliency_maps(network, x_NCHW, labels_N, methods)
+        maps[name] = {method: m.cpu() for method, m in found.maps.items()}
+        p, predicted = found.logits.softmax(1).max(1)
+        captions[name] = [f"{classes[c]} {100 * q:.0f} %" for q, c in zip(p.tolist(), predicted.tolist(), strict=True)]
+    draw_gallery(file, images_NCHW, [classes[c] for c in labels_N.tolist()], maps, captions)
 
 
 def overlaid(images_NCHW: NDArray[np.uint8], raw_Nhw: Tensor) -> NDArray[np.uint8]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from study.metrics import FAITHFULNESS_IS
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -12,9 +14,9 @@ class Protocol:
 
     ``class_choice``: the class of interest. ``blur_kernel`` (pixels, odd) and ``blur_sigma`` (pixels): the blur from
     which insertion starts; deletion ends at zero in normalised space, the mean colour. ``step_rows``: pixels revealed
-    or removed per step, in image rows (a fraction is part of a row); all channels of a pixel at once. ``hidden``: what a
-    mask or a deletion leaves: a colour (black under a mask, as the authors' code has it, and the mean colour where pixels
-    or cells are deleted), or the blurred image.
+    or removed per step, in image rows (a fraction is part of a row); all channels of a pixel at once. ``hidden``: what
+    a mask or a deletion leaves: a colour (black under a mask, as the authors' code has it, and the mean colour where
+    pixels or cells are deleted), or the blurred image. ``faithfulness``: which of the candidates the version calls so.
 
     What follows has one value in every protocol; whoever needs another adds the field, the code and a new version.
     The map is min-max normalised at
@@ -24,8 +26,8 @@ class Protocol:
     as wide as the kernel it is nearly a box. The area under a curve of n probabilities is
     (sum - first/2 - last/2)/(n - 1), the trapezoid rule.
 
-    Controls are part of every protocol: maps of the calibrated network on the grid of :mod:`study.faithfulness.grid`, over
-    their own shifts and over other images' maps.
+    Controls are part of every protocol: maps of the calibrated network on the grid of :mod:`study.faithfulness.grid`,
+    over their own shifts and over other images' maps.
 
     Pixels of equal salience go in reading order. That is this project's definition: the published evaluations, RISE's
     among them, flip an unstable argsort, which leaves ties undefined and in fact differs between versions of numpy and
@@ -40,10 +42,12 @@ class Protocol:
     blur_sigma: float
     step_rows: float
     hidden: Literal["colour", "blurred"] = "colour"
+    faithfulness: str = "deletion_agreement"
 
     @property
     def identity(self) -> str:
         """E.g. ``paper/2``; two scores may be compared only where it is the same."""
+        assert self.faithfulness == FAITHFULNESS_IS.name, "another faithfulness is another version of the protocols"
         return f"{self.name}/{self.version}"
 
     def step_pixels(self, width: int) -> int:

@@ -9,8 +9,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from study.faithfulness.deletion import mean_ranks
 from study.faithfulness.masking import undefined_maps
+from study.saliency import PixelOptions, saliency_maps
 
 
 def cascade(network: nn.Module, stages: int, seed: int = 0) -> list[tuple[str, nn.Module]]:
@@ -35,11 +38,24 @@ def cascade(network: nn.Module, stages: int, seed: int = 0) -> list[tuple[str, n
 
 def rank_correlation(a_Nhw: Tensor, b_Nhw: Tensor) -> Tensor:
     """Spearman's correlation of two maps, per image (N,); equal values share a rank; NaN for undefined maps."""
-    ranks = [_mean_ranks(t.flatten(1).double()) for t in (a_Nhw, b_Nhw)]
+    ranks = [mean_ranks(t.flatten(1).double()) for t in (a_Nhw, b_Nhw)]
     a, b = (r - r.mean(1, keepdim=True) for r in ranks)
     correlation = (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()
     undefined = undefined_maps(a_Nhw) | undefined_maps(b_Nhw)
     return torch.where(undefined, torch.nan, correlation)
+
+
+def randomization_check(
+    network: nn.Module, x_NCHW: Tensor, classes_N: Tensor, methods: Sequence[str]
+) -> tuple[Sequence[str], dict[str, list[float]]]:
+    """:func:`similarity_after_randomization` of saliency maps of normalised images, at a moderate cost."""
+
+    def maps_of(network: nn.Module) -> dict[str, Tensor]:
+        maps = saliency_maps(network, x_NCHW, classes_N, methods, options=PixelOptions(samples=5, steps=8)).maps
+        # Ranks of pixels are counted pair by pair: of pixel maps, those of 8×8 blocks.
+        return {name: F.adaptive_avg_pool2d(m, 8) if m.shape[-1] > 16 else m for name, m in maps.items()}
+
+    return similarity_after_randomization(network.eval(), maps_of)
 
 
 def similarity_after_randomization(
@@ -56,10 +72,3 @@ def similarity_after_randomization(
         for method, maps in maps_of(randomized).items():
             found[method].append(float(rank_correlation(original[method], maps).nanmean()))
     return names, found
-
-
-def _mean_ranks(values_NM: Tensor) -> Tensor:
-    """Rank of each value in its row: how many are smaller, plus half of those that are equal."""
-    smaller = (values_NM[:, :, None] > values_NM[:, None]).sum(2)
-    equal = (values_NM[:, :, None] == values_NM[:, None]).sum(2)
-    return smaller + (equal - 1) / 2

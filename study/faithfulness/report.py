@@ -23,8 +23,8 @@ from study.faithfulness.statistics import image_scores, masking_share, standard_
 class MethodScores:
     """Means over images, in percent; ``undefined`` counts images whose map points nowhere.
 
-    ``parts`` are the paper's five metrics of the network as it is and ``mean`` the five in one. ``candidates``: the map's
-    agreement and excess by name (``deletion_agreement``, ``masking_excess`` ...).
+    ``parts`` are the paper's five metrics of the network as it is and ``mean`` the five in one. ``candidates``: the
+    map's agreement and excess by name (``deletion_agreement``, ``masking_excess`` ...).
     """
 
     parts: dict[str, float]
@@ -37,9 +37,9 @@ class MethodScores:
 class FaithfulnessReport:
     """Scores of one network on given images under one protocol.
 
-    ``scores``: ledger name to value of every network-level score, the objective and its standard error over images among
-    them; NaN where an output on an image or a masked image is not finite. ``alignment``: mean cos(input gradient, guided
-    gradient) in eval mode, 0 for a gradient of zero norm. ``accuracy``: %. ``seconds``: wall clock of the whole
+    ``scores``: ledger name to value of every network-level score, the objective and its standard error over images
+    among them; NaN where an output on an image or a masked image is not finite. ``alignment``: mean cos(input gradient,
+    guided gradient) in eval mode, 0 for a gradient of zero norm. ``accuracy``: %. ``seconds``: wall clock of the whole
     evaluation. ``methods`` has the stand-ins too. ``per_image``: columns of the values behind every mean; those that
     masking made are as long as ``masking_images``.
     """

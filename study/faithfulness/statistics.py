@@ -60,7 +60,7 @@ def image_scores(per_image: Mapping[str, Floats]) -> dict[str, Floats]:
 
 
 def masking_share(per_image: Mapping[str, Floats]) -> float:
-    """The maps' masking excess in percent of the reference map's; NaN where that is not above its standard error twice."""
+    """The maps' masking excess in percent of the reference map's; NaN where that is below twice its standard error."""
     own = image_scores(per_image)[metrics.MASKING_EXCESS.name]
     reference = np.asarray(per_image[f"{metrics.REFERENCE_MAPS}/{metrics.MASKING_EXCESS.name}"], float)
     limit = float(reference.mean())

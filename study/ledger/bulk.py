@@ -25,7 +25,7 @@ _VALUES_PER_REQUEST = 25_000  # MLflow's limit
 _PAGE = 1000
 _HISTORY = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
 _SYSTEM = "system/"  # MLflow's own metrics of the machine, by second
-_STAMPED = (metrics.TAG_STATE, metrics.TAG_REASON, metrics.TAG_ATTEMPT)
+_STAMPED = (metrics.TAG_STATE, metrics.TAG_REASON, metrics.TAG_ATTEMPT, metrics.TAG_PROTOCOL)
 
 
 @dataclass
@@ -61,8 +61,8 @@ class BulkReader:
     def stamps(self) -> dict[str, str]:
         """Run id to a text that changes whenever the run's record or history does; of trials that are not deleted.
 
-        A database answers it from status, times, state, attempt and last epoch. A server has no such question: all
-        its records are read, and kept for :meth:`records`.
+        A database answers it from status, times, state, attempt, protocol and last epoch. A server has no such
+        question: all its records are read, and kept for :meth:`records`.
         """
         if not self._is_database:
             self._pages = {run.info.run_id: run for run in self._search()}

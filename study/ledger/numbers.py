@@ -11,7 +11,7 @@ import contextlib
 import json
 import math
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,31 +38,44 @@ def check_holder(run_id: str, holder: str | None, attempt: str) -> None:
         raise SupersededError(f"run {run_id} belongs to attempt {holder}, not to {attempt}")
 
 
-def write_numbers(client: Any, run_id: str, attempt: str, numbers: Sequence[Number]) -> None:
+def write_numbers(
+    client: Any, run_id: str, attempt: str, numbers: Sequence[Number], tags: Mapping[str, str] | None = None
+) -> None:
     """Store ``numbers`` (at most 1,000, MLflow's limit for a request) if the run belongs to ``attempt``.
 
-    Raises :class:`SupersededError` where it does not, and what the store raises where it does not answer. Writing
-    the same numbers again changes nothing.
+    ``tags`` are set with them: in one transaction of a SQLite store, in one request to a server. Raises
+    :class:`SupersededError` where the run belongs to another attempt, and what the store raises where it does not
+    answer. Writing the same again changes nothing.
     """
     uri = client.tracking_uri
     file = sqlite_path(uri)
+    tags = tags or {}
     if file is not None and _known_tables(file):
-        _into_sqlite(file, run_id, attempt, numbers)
+        _into_sqlite(file, run_id, attempt, numbers, tags)
     elif uri.startswith(("http://", "https://")):
-        _to_server(uri, run_id, attempt, numbers)
+        _to_server(uri, run_id, attempt, numbers, tags)
     else:
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric, RunTag
 
         check_holder(run_id, client.get_run(run_id).data.tags.get(metrics.TAG_ATTEMPT), attempt)
-        client.log_batch(run_id, metrics=[Metric(n.key, _finite(n.value, math.nan), n.ms, n.step) for n in numbers])
+        client.log_batch(
+            run_id,
+            metrics=[Metric(n.key, _finite(n.value, math.nan), n.ms, n.step) for n in numbers],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
 
 
 # The tables as MLflow 3 makes them. Another MLflow may have others: then its own client writes.
 _TABLES = {
     "metrics": {"key", "value", "timestamp", "run_uuid", "step", "is_nan"},
     "latest_metrics": {"key", "value", "timestamp", "step", "is_nan", "run_uuid"},
+    "tags": {"key", "value", "run_uuid"},
 }
-_KEYS = {"metrics": {"key", "timestamp", "step", "run_uuid", "value", "is_nan"}, "latest_metrics": {"key", "run_uuid"}}
+_KEYS = {
+    "metrics": {"key", "timestamp", "step", "run_uuid", "value", "is_nan"},
+    "latest_metrics": {"key", "run_uuid"},
+    "tags": {"key", "run_uuid"},
+}
 _known: dict[Path, bool] = {}
 
 _COLUMNS = "(run_uuid, key, value, timestamp, step, is_nan) VALUES (?, ?, ?, ?, ?, ?)"
@@ -74,9 +87,13 @@ SET value = excluded.value, timestamp = excluded.timestamp, step = excluded.step
 WHERE (excluded.step, excluded.timestamp, excluded.value)
     > (latest_metrics.step, latest_metrics.timestamp, latest_metrics.value)
 """
+_TAG = """
+INSERT INTO tags (run_uuid, key, value) VALUES (?, ?, ?)
+ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value
+"""
 
 
-def _into_sqlite(file: Path, run_id: str, attempt: str, numbers: Sequence[Number]) -> None:
+def _into_sqlite(file: Path, run_id: str, attempt: str, numbers: Sequence[Number], tags: Mapping[str, str]) -> None:
     """In one transaction with the look at whose run it is: nobody can take it over in between."""
     rows = [(run_id, n.key, _finite(n.value, 0.0), n.ms, n.step, not math.isfinite(n.value)) for n in numbers]
     with contextlib.closing(_open(file)) as db:
@@ -89,6 +106,7 @@ def _into_sqlite(file: Path, run_id: str, attempt: str, numbers: Sequence[Number
             check_holder(run_id, next(iter(held.fetchone() or ()), None), attempt)
             db.executemany(_INSERT, rows)
             db.executemany(_LATEST, {row[1]: row for row in sorted(rows, key=_age)}.values())
+            db.executemany(_TAG, [(run_id, key, value) for key, value in tags.items()])
 
 
 def _age(row: tuple[Any, ...]) -> tuple[int, int, float]:
@@ -113,22 +131,23 @@ def _known_tables(file: Path) -> bool:
     return _known[file]
 
 
-def _to_server(uri: str, run_id: str, attempt: str, numbers: Sequence[Number]) -> None:
+def _to_server(uri: str, run_id: str, attempt: str, numbers: Sequence[Number], tags: Mapping[str, str]) -> None:
     """Over MLflow's REST interface, by its own session (credentials, retries), without its messages."""
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request_safe
 
     server, place = get_default_host_creds(uri), "/api/2.0/mlflow/runs"
     answer = http_request_safe(server, f"{place}/get", "GET", params={"run_id": run_id})
-    tags = json.loads(answer.content)["run"]["data"].get("tags", [])
-    check_holder(run_id, next((t["value"] for t in tags if t["key"] == metrics.TAG_ATTEMPT), None), attempt)
-    if not numbers:
+    there = json.loads(answer.content)["run"]["data"].get("tags", [])
+    check_holder(run_id, next((t["value"] for t in there if t["key"] == metrics.TAG_ATTEMPT), None), attempt)
+    if not numbers and not tags:
         return
     values = [
         {"key": n.key, "value": _finite(n.value, "NaN"), "timestamp": n.ms, "step": n.step}  # as JSON has no NaN
         for n in numbers
     ]
-    http_request_safe(server, f"{place}/log-batch", "POST", json={"run_id": run_id, "metrics": values})
+    marks = [{"key": key, "value": value} for key, value in tags.items()]
+    http_request_safe(server, f"{place}/log-batch", "POST", json={"run_id": run_id, "metrics": values, "tags": marks})
 
 
 def _finite(value: float, instead: Any) -> Any:

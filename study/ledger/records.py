@@ -38,6 +38,20 @@ class TrialRecord:
     start_ms: int
     end_ms: int | None
 
+    @property
+    def protocol(self) -> str:
+        """Identity of the protocol that its scores were made under; empty where it does not say."""
+        return self.tags.get(metrics.TAG_PROTOCOL, "")
+
+    @property
+    def scored(self) -> bool:
+        """Whether its maps were scored at all, at a rung or at the end."""
+        return any(map(metrics.is_score, self.metrics))
+
+    def holds_under(self, protocol: str) -> bool:
+        """Whether it has no score that was made under another protocol."""
+        return self.protocol == protocol or not (self.protocol or self.scored)
+
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Dotted keys; words as they are, everything else as JSON, so that :func:`parse` gives the same value back."""

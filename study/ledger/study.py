@@ -23,6 +23,7 @@ from study.ledger.attempts import new_attempt
 from study.ledger.bulk import BulkReader
 from study.ledger.numbers import SupersededError
 from study.ledger.records import StudyRecord, TrialRecord, flatten, read_run, run_name
+from study.ledger.rescored import replace_scores
 from study.ledger.run import TrialRun, log_texts
 from study.ledger.store import check_artifact_store, connect, create_store
 from study.ledger.tracking import first_line, shown, sqlite_path
@@ -184,6 +185,20 @@ class Ledger:
         runs = self._search(f"tags.`{metrics.TAG_ROLE}` = 'trial'")
         return sorted((read_run(run) for run in runs), key=lambda r: (r.trial, r.seed))
 
+    def other_protocol(self, protocol: str) -> str | None:
+        """Of a trial that is tagged with another protocol than this: which. None for a study that is not there."""
+        path = sqlite_path(self.tracking_uri)
+        if (path is not None and not path.exists()) or self._find_known_parent() is None:
+            return None
+        other = f"tags.`{metrics.TAG_ROLE}` = 'trial' AND tags.`{metrics.TAG_PROTOCOL}` != '{protocol}'"
+        return next((run.data.tags[metrics.TAG_PROTOCOL] for run in self._search(other, limit=1)), None)
+
+    def rescore(
+        self, record: TrialRecord, protocol: str, scores: Mapping[int, Mapping[str, float]], files: Sequence[Path] = ()
+    ) -> None:
+        """Give a trial its scores under ``protocol``, see :func:`study.ledger.rescored.replace_scores`."""
+        replace_scores(self._client, record, protocol, scores, files)
+
     def bulk(self) -> BulkReader:
         """A reader for all trials at once. Raises :class:`InputError` for an unknown study."""
         self._parent_id()
@@ -255,18 +270,22 @@ class Ledger:
         runs = self._search(f"tags.`{metrics.TAG_ROLE}` = 'study'", limit=1)
         return runs[0] if runs else None
 
-    def _parent_id(self) -> str:
+    def _find_known_parent(self) -> str | None:
         if self._parent is None:
             experiment = self._client.get_experiment_by_name(self.study)
             if experiment is not None and experiment.lifecycle_stage == "active":
                 self._experiment = experiment.experiment_id
                 parent = self._find_parent()
                 self._parent = parent.info.run_id if parent else None
-        if self._parent is None:
+        return self._parent
+
+    def _parent_id(self) -> str:
+        parent = self._find_known_parent()
+        if parent is None:
             names = sorted(e.name for e in self._client.search_experiments() if e.name != "Default")
             there = f"there are {', '.join(names)}" if names else "it holds no study yet; start one with study.run"
             raise InputError(f"study {self.study!r} is not in the ledger {shown(self.tracking_uri)}; {there}")
-        return self._parent
+        return parent
 
     def _create_once(self, tags: Mapping[str, str], name: str, matching: str) -> Any:
         """Create a run; where another process does so at the same time, one run is left, and both go on with it.

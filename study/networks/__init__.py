@@ -22,7 +22,9 @@ def build(name: str, n_classes: int) -> nn.Module:
 
     It maps normalized images (N, 3, H, W) to logits (N, ``n_classes``) and has ``features(x)``, its last activation
     map A (N, K, h, w), and ``head``, a linear layer, with ``logits == head(A.mean((2, 3)))``. Initial weights are
-    drawn from torch's global generator: seed it first (``torch.manual_seed``).
+    drawn from torch's global generator: seed it first (``torch.manual_seed``). A network with layers that are not
+    trained may have ``fit_to(images)``, which sets them from normalized training images (N, 3, H, W) before the first
+    epoch; they belong to its ``state_dict``.
 
     Raises :class:`InputError` for an unknown name, a table entry that cannot be imported, a network without the two
     parts above, and one with a non-linearity that guided backpropagation would miss.

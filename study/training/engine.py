@@ -55,8 +55,9 @@ class GraphedStep:
     """Steps of one network, replayed from CUDA graphs: the host launches one graph instead of thousands of kernels.
 
     The shape of the first batch is the one that is recorded, once for each set of options (two where regularization is
-    lazy); lambda is no option but an input of the graph, since it may differ from step to step. A batch of another shape, and one whose gradient is to be added to an earlier one, runs eagerly. The network
-    must stay in the same mode, with the same parameters in the same memory, and may not read values back to the host.
+    lazy). Lambda is an input of the graph, so it may differ from step to step. A batch of another shape, and one whose
+    gradient is to be added to an earlier one, runs eagerly. The network must stay in the same mode, with the same
+    parameters in the same memory, and may not read values back to the host.
     """
 
     def __init__(self) -> None:

@@ -29,7 +29,8 @@ ZERO_SHARE = 0.15  # of a range's coordinates that stands for 0
 @dataclass(frozen=True)
 class Evidence:
     """What is known of a point: ``values`` of its objectives at the end; ``kind``: the epoch from which they were
-    forecast, the last one where they were measured; ``violations`` of constraints, at most 0 where one is kept.
+    forecast, the last one where they were measured; ``violations`` of constraints, at most 0 where one is kept,
+    infinite where it is broken without end; what is not known is left out.
     """
 
     point: Point
@@ -150,10 +151,13 @@ class _Judge:
         kinds = np.array([e.kind for e in evidence])
         values = np.array([e.values for e in evidence], dtype=float) * signs
         self._objectives = [Regression(x, column, kinds) for column in values.T]
-        self._constraints = [
-            Regression(x, np.array([e.violations[name] for e in evidence], dtype=float), kinds)
-            for name in evidence[0].violations
-        ]
+        self._constraints = []
+        for name in dict.fromkeys(name for e in evidence for name in e.violations):
+            violations = np.array([e.violations.get(name, np.nan) for e in evidence], dtype=float)
+            told = np.isfinite(violations)
+            # Kept equally by all, as is usual for undefined maps, it says nothing of any point.
+            if told.any() and (np.ptp(violations[told]) > 0 or violations[told].max() > 0):
+                self._constraints.append(Regression(x[told], violations[told], kinds[told]))
         measured = [i for i, e in enumerate(evidence) if e.kind >= spec.fidelity.max_epochs]
         kept = [i for i in measured if all(v <= 0 for v in evidence[i].violations.values())]
         # By what is believed of them rather than by what was seen once, noise included.

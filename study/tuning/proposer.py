@@ -20,6 +20,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from study.eligible import as_report
 from study.space import Choice, FloatRange, IntRange, Parameter, Point, Scalar, grid, ordered
 from study.spec import StudySpec
 from study.tuning import bayesian
@@ -95,7 +96,7 @@ class Known:
     point: Point
     curve: dict[int, list[float]] = field(default_factory=dict)
     over: bool = False
-    measured: dict[str, float] = field(default_factory=dict)  # the constrained metrics, as last reported
+    measured: dict[str, float] = field(default_factory=dict)  # all that may be constrained, as last reported
     origin: dict[str, object] = field(default_factory=dict)  # the sampler's own notes (generations of NSGA-II)
 
 
@@ -207,12 +208,9 @@ class Proposer:
         return study
 
     def _violations(self, item: Known, values: list[float]) -> dict[str, float]:
-        """Of the values that a trial has, or probably would have, at its end."""
-        expected = dict(zip([m.name for m in self._spec.targets], values, strict=True))
-        return {
-            name: constraint.violation(expected.get(name, item.measured.get(name, 0.0)))
-            for name, constraint in self._spec.constraints.items()
-        }
+        """Of the values that a trial has, or probably would have, at its end; of what nobody reported yet, none."""
+        expected = {m.ledger_name: value for m, value in zip(self._spec.targets, values, strict=True)}
+        return self._spec.violations({**as_report(item.measured), **expected})
 
     def _shown(self) -> list[int]:
         """Which trials the sampler sees: all, or beyond its capacity those that run, the best and the latest."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,17 @@ from study.spec import StudySpec
 from study.storage import Storage, trial_folder
 from study.tuning.proposer import decode, encode
 from study.tuning.racing import most_uncertain
-from study.tuning.stored import REPLICATE_OF, SEED, TWIN_OF, WARM, params_of, results
+from study.tuning.stored import MEASURED, REPLICATE_OF, SEED, TWIN_OF, WARM, params_of, results, write_measured
+
+#: A point, the targets' values there, and the report that they are from.
+Result = tuple[Point, list[float], Mapping[str, float]]
 
 
 def take_over(
     study: optuna.Study,
     spec: StudySpec,
     source: str,
-    results: Sequence[tuple[Point, list[float]]],
+    results: Sequence[Result],
     points: Sequence[tuple[Point, Path | None]],
     storage: Storage,
 ) -> None:
@@ -46,7 +49,10 @@ def take_over(
             shutil.copyfile(checkpoint, part)
             os.replace(part, file)
             storage.push(file)
-    warm[source] = [{"params": encode(spec, point), "values": values} for point, values in results]
+    warm[source] = [
+        {"params": encode(spec, point), "values": values, MEASURED: write_measured(report)}
+        for point, values, report in results
+    ]
     study.set_user_attr(WARM, warm)
 
 
@@ -57,7 +63,7 @@ def queue_replicates(study: optuna.Study, spec: StudySpec, wanted: int, at_once:
     """
     trials = study.get_trials(deepcopy=False)
     missing = wanted - sum(REPLICATE_OF in t.user_attrs for t in trials)
-    groups = results(study)
+    groups = results(study, spec)
     values = [[list(t.values) for t in group] for group in groups]
     used = {group[0].number: 1 for group in groups}
     for trial in trials:

@@ -45,18 +45,16 @@ class StudyScheduler(FIFOScheduler):
         number = trial.config["number"]
         for epoch, report in result.get(metrics.PAST_RUNGS, ()):
             try:
-                values = self._spec.target_values(report)
+                values = self._searcher.note_rung(trial.trial_id, epoch, report)
             except KeyError:
                 continue  # it was no rung when the trial passed it
-            self._searcher.note_rung(trial.trial_id, epoch, values)
             if trial.config["compared"]:
                 self._rungs.record(number, epoch, values)
         epoch = result["epoch"]
         if result.get("state") != metrics.RUNNING or epoch not in self._spec.fidelity.rungs:
             return TrialScheduler.CONTINUE
         report = report_of(result)
-        values = self._spec.target_values(report)
-        self._searcher.note_rung(trial.trial_id, epoch, values)
+        values = self._searcher.note_rung(trial.trial_id, epoch, report)
         if not trial.config["compared"]:
             return TrialScheduler.CONTINUE
         goes_on = self._rungs.add(number, epoch, values, self._spec.target_errors(report))

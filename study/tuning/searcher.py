@@ -22,13 +22,15 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from study import metrics
+from study.eligible import measured
 from study.space import Point
 from study.spec import StudySpec
 from study.storage import Storage
 from study.tuning.proposer import Known, Learning, Proposer, decode, distributions, encode, suggest_point
-from study.tuning.queueing import queue_replicates, queue_twins, take_over
+from study.tuning.queueing import Result, queue_replicates, queue_twins, take_over
 from study.tuning.stored import (
     MEASURED,
+    PROTOCOL,
     REASON,
     REPLICATE_OF,
     RUNGS,
@@ -37,10 +39,14 @@ from study.tuning.stored import (
     STOPPED_AFTER,
     TWIN_OF,
     WARM,
+    complete_trials,
     known_of,
     open_study,
+    read_measured,
     results,
     searched,
+    why_not,
+    write_measured,
 )
 
 _REPORT = "report/"
@@ -79,6 +85,8 @@ class StudySearcher(Searcher):
         self._live: dict[str, optuna.Trial] = {}  # Ray's trial id -> Optuna's trial
         self._stopped: dict[str, int] = {}  # Ray's trial id -> after how many epochs
         trials = self._study.get_trials(deepcopy=False)
+        if not trials:
+            self._study.set_user_attr(PROTOCOL, spec.protocol)
         self._known = {t.number: known_of(spec, t) for t in trials}
         self._asked = {t.number for t in trials if searched(t) and t.state != TrialState.WAITING}
         self._take_warm()
@@ -126,11 +134,11 @@ class StudySearcher(Searcher):
         return counts
 
     def front(self) -> list[tuple[int, Point, list[float]]]:
-        """Number, point and target values of the non-dominated complete trials that keep every constraint.
+        """Number, point and target values of the trials that can be on the front and that none of these dominates.
 
         Replicates of a point count as one, with the mean of their values.
         """
-        groups = results(self._study)
+        groups = results(self._study, self.spec)
         if not groups:
             return []
         means = [np.mean([t.values for t in group], axis=0) for group in groups]
@@ -141,6 +149,11 @@ class StudySearcher(Searcher):
             for group, mean, rank in zip(groups, means, ranks, strict=True)
             if rank == ranks.min()
         ]
+
+    def not_eligible(self) -> list[tuple[int, str]]:
+        """Number and reason of every complete trial that cannot be on the front."""
+        found = [(trial.number, why_not(self.spec, trial)) for trial in complete_trials(self._study)]
+        return [(number, reason) for number, reason in found if reason]
 
     def past_rungs(self) -> Iterator[tuple[int, int, list[float]]]:
         """Number, epoch and target values of all that earlier sessions saw at rungs."""
@@ -219,11 +232,17 @@ class StudySearcher(Searcher):
         halving = self.spec.halving
         return halving is not None and halving.keep_baselines and point in self._baselines
 
-    def note_rung(self, trial_id: str, epoch: int, values: Sequence[float]) -> None:
-        """Remember what a running trial had at a rung, for the sampler and for its record at the end."""
+    def note_rung(self, trial_id: str, epoch: int, report: Mapping[str, float]) -> list[float]:
+        """Remember what a running trial had at a rung, for the sampler and for its record at the end; its values.
+
+        Raises KeyError where the report lacks a target.
+        """
+        values = self.spec.target_values(report)
         known = self._known.get(self._live[trial_id].number)
         if known is not None:
-            known.curve[epoch] = list(values)
+            known.curve[epoch] = values
+            known.measured = measured(report)
+        return values
 
     def stop(self, trial_id: str, epoch: int) -> None:
         """The scheduler's decision; told to Optuna when Ray has carried it out."""
@@ -268,21 +287,18 @@ class StudySearcher(Searcher):
         if not all(math.isfinite(v) for v in values):
             self._fail(trial, metrics.DIVERGED, f"non-finite objective {values}")
             return
-        measured = self._measure(trial, report)
+        found = self._measure(trial, report)
         for name, violation in self.spec.violations(report).items():
             trial.set_constraint(name, violation)
         if known is not None:
-            known.measured = measured
+            known.measured = found
             known.curve[self.spec.fidelity.max_epochs] = values
         self._study.tell(trial, values)
 
     def _measure(self, trial: optuna.Trial, report: Mapping[str, float]) -> dict[str, float]:
-        """The constrained metrics of a report, kept in the storage for later sessions' sampler."""
-        names = {name: metrics.OBJECTIVES[name].ledger_name for name in self.spec.constraints}
-        measured = {name: report[key] for name, key in names.items() if math.isfinite(report.get(key, math.nan))}
-        if measured:
-            trial.set_user_attr(MEASURED, measured)
-        return measured
+        """What of a report decides who is eligible, kept in the storage for later sessions."""
+        trial.set_user_attr(MEASURED, write_measured(report))
+        return measured(report)
 
     def resume_later(self, trial_id: str) -> None:
         """Hand out again, in a later :meth:`suggest`, a trial that ended through no fault of its own."""
@@ -300,7 +316,7 @@ class StudySearcher(Searcher):
     def begin_from(
         self,
         source: str,
-        results: Sequence[tuple[Point, list[float]]],
+        results: Sequence[Result],
         points: Sequence[tuple[Point, Path | None]],
         storage: Storage,
     ) -> None:
@@ -322,7 +338,8 @@ class StudySearcher(Searcher):
         found = [entry for _, entries in sorted(self._study.user_attrs.get(WARM, {}).items()) for entry in entries]
         for i, entry in enumerate(found):
             curve = {self.spec.fidelity.max_epochs: entry["values"]}
-            self._known[-1 - i] = Known(decode(self.spec, entry["params"]), curve, over=True)
+            found_there = read_measured(entry.get(MEASURED, {}))
+            self._known[-1 - i] = Known(decode(self.spec, entry["params"]), curve, over=True, measured=found_there)
 
 
 def report_of(result: Mapping[str, Any]) -> dict[str, float]:

@@ -38,11 +38,13 @@ def make_study(storage: Path) -> MakeStudy:
         objectives: Mapping[str, str] | None = None,
         scalarize: Mapping[str, float] | None = None,
         name: str = "demo",
+        constraints: Mapping[str, Mapping[str, float]] | None = None,
     ) -> Ledger:
         ledger = Ledger(default_tracking_uri(storage), name)
         spec = {
             "objectives": objectives or {"accuracy": "maximize", "faithfulness": "maximize"},
             "scalarize": scalarize,
+            "constraints": constraints or {},
         }
         location = (storage / name / "artifacts").as_uri()
         ledger.open_study(fingerprint="f" * 64, spec=spec, tags={}, artifact_location=location)

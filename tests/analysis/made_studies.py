@@ -40,10 +40,15 @@ def made_per_image(
 
 
 def invented_table(
-    runs: Sequence[tuple[int, Mapping[str, Any], Mapping[str, float]]], objectives: Mapping[str, str] | None = None
+    runs: Sequence[tuple[int, Mapping[str, Any], Mapping[str, float]]],
+    objectives: Mapping[str, str] | None = None,
+    constraints: Mapping[str, Mapping[str, float]] | None = None,
 ) -> StudyTable:
     """The table of complete trials (seed, params, ledger metrics), without a ledger."""
-    spec = {"objectives": objectives or {"accuracy": "maximize", "faithfulness": "maximize"}}
+    spec = {
+        "objectives": objectives or {"accuracy": "maximize", "faithfulness": "maximize"},
+        "constraints": constraints or {},
+    }
     records = [
         TrialRecord(f"{i:032x}", i, seed, metrics.COMPLETE, dict(params), dict(scores), {}, 1000 * i, 1000 * i + 500)
         for i, (seed, params, scores) in enumerate(runs)

@@ -27,6 +27,7 @@ from study.ledger.bulk import BulkReader
 
 def test_columns_have_the_types_of_their_values(make_study: MakeStudy) -> None:
     first = {"lr": 1, "flip": True, "rungs": [2, 4], "batch_size": 64, "clip_norm": None, "data": {"source": "shapes"}}
+    first["reg_error"] = None
     second = {**first, "lr": 0.5, "reg_error": "mse"}
     rows = [(metrics.COMPLETE, p, scored(50, 5, **{"time/epoch_seconds": 2.0}), []) for p in (first, second)]
     study = load_study(make_study(rows))

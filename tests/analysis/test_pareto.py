@@ -144,7 +144,8 @@ def test_a_study_without_complete_trials_is_no_error(
     make_study(rows)
     assert main(["demo", "--storage", str(storage), "--json"]) == 0
     printed = capsys.readouterr()
-    assert json.loads(printed.out.splitlines()[-1]) == {"front": [], "trials": len(rows), "hypervolume": 0.0}
+    said = {"front": [], "trials": len(rows), "hypervolume": 0.0, "not_eligible": []}
+    assert json.loads(printed.out.splitlines()[-1]) == said
     assert "no trial is complete" in printed.out
     assert not (storage / "demo" / "analysis" / "front.png").exists()
 

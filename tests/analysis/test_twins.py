@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_studies import MakeStudy, made_per_image, scored
+from made_studies import MakeStudy, invented_table, made_per_image, scored
 
 from analysis.load import load_study
 from analysis.pareto import front_mask, main
@@ -38,6 +38,18 @@ def test_a_twin_differs_in_lambda_alone(make_study: MakeStudy) -> None:
     ]
     study = load_study(make_study(rows))
     assert find_twins(study, front_mask(study)) == [Pair(0, 3), Pair(5, None)]
+
+
+def test_what_exists_only_with_lambda_and_what_an_older_version_did_not_know_separate_no_twins() -> None:
+    plain = {"reg_weight": 0.0, "reg_error": None, "lr": 0.1}
+    newer = {"reg_interval": 4, "reg_warmup_epochs": 2.0, "crop_mode": "zero"}
+    rows = [
+        (0, plain, scored(1, 1)),
+        (0, {**params(0.5), **newer}, scored(50, 9)),
+        (0, {**params(0.4), **newer, "crop_mode": "reflect"}, scored(60, 8)),
+    ]
+    study = invented_table(rows)
+    assert find_twins(study, front_mask(study)) == [Pair(1, 0), Pair(2, None)]
 
 
 def test_the_scores_of_an_image_by_hand(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from study.config import CROP_MODES
 from study.data.augment import augment, normalize
 
 
@@ -21,14 +22,15 @@ def images() -> Tensor:
     return torch.randint(0, 256, (6, 3, 32, 32), generator=generator(1), dtype=torch.uint8)
 
 
-def slow_crop_and_flip(images: Tensor, draws: torch.Generator, padding: int, flip: bool) -> Tensor:
+def slow_crop_and_flip(images: Tensor, draws: torch.Generator, padding: int, flip: bool, mode: str = "zero") -> Tensor:
     n, channels, height, width = images.shape
     corners = torch.randint(0, 2 * padding + 1, (2, n), generator=draws) if padding else torch.zeros(2, n).long()
     mirrored = torch.rand(n, generator=draws) < 0.5 if flip else torch.zeros(n, dtype=torch.bool)
     out = torch.zeros_like(images)
     for i in range(n):
-        padded = np.zeros((channels, height + 2 * padding, width + 2 * padding), np.uint8)
-        padded[:, padding : padding + height, padding : padding + width] = images[i].numpy()
+        around = ((0, 0), (padding, padding), (padding, padding))
+        padded = np.pad(images[i].numpy(), around, mode="constant" if mode == "zero" else "reflect")
+        assert padded.shape == (channels, height + 2 * padding, width + 2 * padding)
         top, left = int(corners[0, i]), int(corners[1, i])
         crop = padded[:, top : top + height, left : left + width]
         out[i] = torch.from_numpy((crop[:, :, ::-1] if mirrored[i] else crop).copy())
@@ -56,11 +58,12 @@ def slow_rotate(images: Tensor, draws: torch.Generator, degrees: float) -> Tenso
     return torch.from_numpy(out)
 
 
+@pytest.mark.parametrize("mode", CROP_MODES)
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("padding", [0, 1, 4, 16])
-def test_crop_and_flip_equal_the_reference(images: Tensor, padding: int, flip: bool) -> None:
-    fast = augment(images, generator(), padding=padding, flip=flip, rotation=0.0)
-    assert torch.equal(fast, slow_crop_and_flip(images, generator(), padding, flip))
+def test_crop_and_flip_equal_the_reference(images: Tensor, padding: int, flip: bool, mode: str) -> None:
+    fast = augment(images, generator(), padding=padding, flip=flip, rotation=0.0, mode=mode)
+    assert torch.equal(fast, slow_crop_and_flip(images, generator(), padding, flip, mode))
 
 
 def test_rotation_equals_the_reference(images: Tensor) -> None:

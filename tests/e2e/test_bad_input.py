@@ -38,7 +38,7 @@ def assert_refused(result: subprocess.CompletedProcess[str], *parts: str) -> Non
 
 
 SPEC_ERRORS = {
-    "unknown key": ("seed: 0", "sed: 0", ["spec.yaml:22", "sed"]),
+    "unknown key": ("seed: 0", "sed: 0", ["spec.yaml:24", "sed"]),
     "wrong type": ("trials: 8", "trials: many", ["budget.trials", "'many'"]),
     "bounds reversed": ("[0.02, 0.5]", "[0.5, 0.02]", ["space.lr", "reversed"]),
     "log scale with 0": ("[1.0e-3, 10]", "[0, 10]", ["space.reg_weight", "log scale"]),

@@ -9,6 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from study import metrics
+from study.faithfulness.protocols import PROTOCOLS
 from tests.e2e.test_study import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -29,10 +30,13 @@ def test_two_networks(folder: Path) -> None:
     done = run(folder, "study.evaluate", "regularized", "plain", "--images", "40", "--methods", "grad_cam,xgrad_cam",
                "--gallery", "0,3", "--sanity", "--out", "found")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for said in ("val split, 40 images, protocol paper/1", "regularized: accuracy", "plain: accuracy",
+    protocol = PROTOCOLS["paper"].identity
+    for said in (f"val split, 40 images, protocol {protocol}", "regularized: accuracy", "plain: accuracy",
                  "same map as another row", "regularized minus plain, paired over 40 images", "centre", "energy ↑",
-                 "rank correlation with its own maps"):  # fmt: skip
+                 "rank correlation with its own maps", "the other network's grad_cam", "not measurable",
+                 metrics.FAITHFULNESS_IS.name.replace("_", " ")):  # fmt: skip
         assert said in done.stdout
+    assert all(len(line) <= 120 for line in done.stdout.splitlines())
     assert "scoring regularized" in done.stderr and "gallery.png" in done.stderr.splitlines()[-1]
     out = folder / "found"
     assert (out / "gallery.png").read_bytes().startswith(b"\x89PNG")
@@ -42,7 +46,31 @@ def test_two_networks(folder: Path) -> None:
     assert table.num_rows == 40
     mean = sum(table["grad_cam/average_drop"].to_pylist()) / 40
     assert mean == pytest.approx(first["methods"]["grad_cam"]["parts"]["average_drop"])
+    card = json.loads((folder / "regularized" / metrics.MODEL_CONFIG_FILE).read_text())
+    assert first["temperature"] == card["temperature"] and second["temperature"] != first["temperature"]
+    assert first["candidates"].keys() == {m.name for m in metrics.CANDIDATES}
+    assert first["scores"][metrics.FAITHFULNESS.ledger_name] == first["faithfulness"]
+    assert {"inverse_grad_cam", "other_network"} <= first["methods"].keys()
+    assert sum(table["other_network/deletion_agreement"].to_pylist()) / 40 == pytest.approx(
+        first["methods"]["other_network"]["candidates"]["deletion_agreement"]
+    )
     assert (out / "table.txt").read_text() in done.stdout
+
+
+def test_a_card_without_temperature_gets_one_and_no_scored_image_helps(folder: Path) -> None:
+    old = folder / "old"
+    old.mkdir()
+    (old / metrics.MODEL_FILE).write_bytes((folder / "plain" / metrics.MODEL_FILE).read_bytes())
+    card = json.loads((folder / "plain" / metrics.MODEL_CONFIG_FILE).read_text())
+    (old / metrics.MODEL_CONFIG_FILE).write_text(json.dumps({**card, "temperature": None}))
+    done = run(folder, "study.evaluate", "old", "--images", "20", "--masking-images", "8", "--methods", "grad_cam",
+               "--gallery", "", "--out", "without")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "20 images, 8 of them masked" in done.stdout and "other network" not in done.stdout
+    (found,) = json.loads((folder / "without" / "evaluation.json").read_text())
+    assert found["temperature"] == pytest.approx(card["temperature"], rel=1e-4), "fitted to the same images"
+    table = parquet.read_table(folder / "without" / "per_image_0.parquet")
+    assert table["grad_cam/masking_excess"].null_count == 12 and table["grad_cam/deletion_agreement"].null_count == 0
 
 
 def test_the_test_split_is_announced_and_smoothgrad_compared(folder: Path) -> None:
@@ -62,6 +90,7 @@ def test_the_test_split_is_announced_and_smoothgrad_compared(folder: Path) -> No
         (["plain", "--protocol", "mine"], "unknown value 'mine'"),
         (["plain", "--split", "train"], "choose val or test"),
         (["plain", "--images", "0"], "images"),
+        (["plain", "--masking-images", "1"], "masking_images"),
         (["plain", "--gallery", "one"], "--gallery"),
         (["plain", "--gallery", "100000"], "the split has images 0 to"),
         (["plain", "plain", "plain"], "two are compared"),

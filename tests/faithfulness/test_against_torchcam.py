@@ -55,7 +55,8 @@ def network() -> nn.Module:
 @pytest.fixture(scope="module")
 def parts(network: nn.Module) -> dict[str, float]:
     config = EvaluationConfig(methods=("grad_cam",), images=None)
-    report = evaluate_faithfulness(network, IMAGES, LABELS, mean=(0, 0, 0), std=(1, 1, 1), config=config)
+    how = {"mean": (0, 0, 0), "std": (1, 1, 1), "config": config, "temperature": 1.0}
+    report = evaluate_faithfulness(network, IMAGES, LABELS, **how)
     assert report.methods["grad_cam"].undefined == 0
     return report.methods["grad_cam"].parts
 

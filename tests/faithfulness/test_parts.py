@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch.nn import functional as F
 
 from study.faithfulness import metrics
-from study.faithfulness.masking import gaussian_blur, ranks, step_counts, undefined_maps, upsampled_masks
+from study.faithfulness.masking import blur_line, gaussian_blur, ranks, step_counts, undefined_maps, upsampled_masks
 from study.faithfulness.protocols import PROTOCOLS
 from study.metrics import PROTOCOLS as NAMES
 
@@ -78,14 +80,34 @@ def test_pixels_go_by_salience_and_ties_in_reading_order() -> None:
     assert ranks(torch.zeros(1, 1, 2, 2)).flatten().tolist() == [0, 1, 2, 3]
 
 
-def test_blur_is_a_normalised_gaussian() -> None:
-    constant = torch.full((1, 3, 8, 8), 0.7)
-    torch.testing.assert_close(gaussian_blur(constant, 5, 5.0), constant)
-    x = torch.randn(1, 1, 9, 9, dtype=torch.float64)
-    line = torch.tensor([math.exp(-0.5 * (i / 5.0) ** 2) for i in range(-2, 3)], dtype=torch.float64)
-    kernel = torch.outer(line, line) / line.sum() ** 2
-    direct = F.conv2d(F.pad(x, (2,) * 4, mode="reflect"), kernel[None, None])
-    torch.testing.assert_close(gaussian_blur(x, 5, 5.0), direct)
+def smoothed_impulse(kernel: int, sigma: float) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    impulse = np.zeros((kernel, kernel))
+    impulse[kernel // 2, kernel // 2] = 1
+    return ndimage.gaussian_filter(impulse, sigma)
+
+
+@pytest.mark.parametrize(("kernel", "sigma"), [(5, 5.0), (11, 5.0), (3, 0.5), (7, 2.3), (31, 1.0), (1, 5.0)])
+def test_the_blurs_kernel_is_scipys_smoothed_impulse(kernel: int, sigma: float) -> None:
+    line = blur_line(kernel, sigma).numpy()
+    np.testing.assert_allclose(np.outer(line, line), smoothed_impulse(kernel, sigma), rtol=0, atol=1e-12)
+
+
+def test_the_papers_kernel_is_nearly_a_box_and_rises_is_not() -> None:
+    paper, rise = (blur_line(PROTOCOLS[name].blur_kernel, PROTOCOLS[name].blur_sigma) for name in ("paper", "rise"))
+    assert (paper - 1 / 5).abs().max() < 1e-5
+    assert rise.max() / rise.min() > 1.05
+
+
+@pytest.mark.parametrize("kernel", [5, 11])
+def test_blur_convolves_over_zeros(kernel: int) -> None:
+    constant = torch.full((1, 3, 32, 32), 0.7)
+    blurred, half = gaussian_blur(constant, kernel, 5.0), kernel // 2
+    inner = slice(half, 32 - half)
+    torch.testing.assert_close(blurred[..., inner, inner], constant[..., inner, inner])
+    assert (blurred[..., 0, :] < 0.45).all() and (blurred[..., -1] < 0.45).all()  # about half of it is zeros
+    x = torch.randn(2, 3, 9, 12, dtype=torch.float64)
+    weights = torch.from_numpy(smoothed_impulse(kernel, 5.0)).expand(3, 1, -1, -1)
+    torch.testing.assert_close(gaussian_blur(x, kernel, 5.0), F.conv2d(x, weights, padding=half, groups=3))
 
 
 def test_protocols_have_their_names_and_steps() -> None:

@@ -14,6 +14,7 @@ from study.config import DataConfig, EvaluationConfig, TrialConfig
 from study.data import Dataset, open_dataset
 from study.faithfulness import evaluate_faithfulness
 from study.faithfulness.randomization import cascade, rank_correlation, similarity_after_randomization
+from study.faithfulness.stand_ins import centre_maps, random_maps
 from study.metrics import CENTRE_MAPS, RANDOM_MAPS
 from study.networks import build
 from study.saliency import saliency_maps
@@ -74,12 +75,14 @@ def test_a_trained_networks_maps_are_on_the_object(seed: int) -> None:
     network = trained(dataset, seed)
     validation = dataset.validation
     assert validation.masks is not None
+    n = len(validation.labels)
+    baselines = {RANDOM_MAPS: random_maps(n, seed), CENTRE_MAPS: centre_maps(n)}
 
     def energy(of: nn.Module) -> dict[str, float]:
         report = evaluate_faithfulness(
             of, torch.as_tensor(validation.images), torch.as_tensor(validation.labels), mean=dataset.mean,
-            std=dataset.std, config=EvaluationConfig(methods=("grad_cam",), images=None),
-            masks=torch.as_tensor(validation.masks), centre=True,
+            std=dataset.std, config=EvaluationConfig(methods=("grad_cam",), images=None, masking_images=2),
+            temperature=1.0, masks=torch.as_tensor(validation.masks), stand_ins=baselines,
         )  # fmt: skip
         return {m: float(np.nanmean(report.per_image[f"{m}/energy_in_mask"])) for m in report.methods}
 

@@ -17,8 +17,13 @@ SHAPES = {
     "small": ((256, 8, 8), 189_300),
     "resnet18": ((512, 4, 4), 11_220_132),
     "mobilenet_v2": ((1280, 4, 4), 2_351_972),
+    "airbench16": ((64, 7, 7), 95_940),
+    "airbench32": ((128, 7, 7), 361_988),
 }
-MULTIPLY_ADDS = {"tiny": (2.5e6, 4e6), "small": (10e6, 14e6), "resnet18": (0.5e9, 0.6e9), "mobilenet_v2": (40e6, 50e6)}
+MULTIPLY_ADDS = {
+    "tiny": (2.5e6, 4e6), "small": (10e6, 14e6), "resnet18": (0.5e9, 0.6e9), "mobilenet_v2": (40e6, 50e6),
+    "airbench16": (9.5e6, 10e6), "airbench32": (31e6, 32e6),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ CASES = {
     "methods are mappings": (METHODS, "methods: [{a: 1}]", ["evaluation.methods", "grad_cam_plus_plus"]),
     "milestones are a number": ("batch_size: 32", "milestones: 5", ["fixed.milestones", "5 is not a list"]),
     "a condition that orders words": ("reg_weight > 0}", "network > 0}", ["space.reg_error.when", "network has words"]),
-    "a list for a key": ("seed: 0", "[a, b]: 3", ["spec.yaml:22", "a key must be a word"]),
+    "a list for a key": ("seed: 0", "[a, b]: 3", ["spec.yaml:24", "a key must be a word"]),
     "true for a number of trials": ("trials: 8", "trials: true", ["budget.trials", "True"]),
     "true for a number of epochs": ("max_epochs: 6", "max_epochs: true", ["fidelity.max_epochs", "True"]),
     "a number in quotes": ("trials: 8", "trials: '8'", ["budget.trials", "'8'"]),
@@ -32,7 +32,7 @@ CASES = {
     "a list among choices": ("[tiny, small]", "[[tiny]]", ["space.network", "['tiny']", "a number, a word"]),
     "a list in a known point": ("seed: 0", "known_points: [{lr: [0.1]}]", ["known_points.0.lr", "a number, a word"]),
     "an unknown key of stopping": ("seed: 0", "stopping: {rate: 1}", ["stopping.rate", "reduction, brackets"]),
-    "an unknown key of a constraint": ("seed: 0", "constraints: {accuracy: {low: 3}}", ["constraints", "min, max"]),
+    "an unknown key of a constraint": ("{min: 32.5}", "{low: 3}", ["constraints", "min, max"]),
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from study.config import TrialConfig
 from study.errors import InputError
 from study.networks import build
 from study.networks.rules import mixing
+from study.training import engine
 from study.training.engine import GraphedStep, make_step
 from study.training.regularizer import regularized_step
 
@@ -78,6 +79,31 @@ def test_auto_is_eager_without_a_gpu_and_a_graph_with_one() -> None:
 def test_unknown_engine() -> None:
     with pytest.raises(InputError, match="engine: unknown value 'warp'; choose one of auto, eager, fused, graph"):
         TrialConfig("tiny", 1, 0.1, engine="warp")
+
+
+def test_a_graph_is_recorded_once_whatever_lambda_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recording takes seconds: a lambda that rises from step to step must not be recorded anew."""
+    recorded, shown = [], []
+
+    class Graph:
+        def replay(self) -> None:
+            shown.append(float(recorded[-1].weight))
+
+    def record(
+        network: nn.Module, x: torch.Tensor, y: torch.Tensor, lambda_: float, options: dict
+    ) -> engine._Recording:
+        weight = torch.tensor(0.0) if lambda_ else 0.0
+        losses = regularized_step(network, x, y, weight=lambda_, **options)
+        recorded.append(engine._Recording(Graph(), x.clone(), y.clone(), weight, losses, {}))
+        network.zero_grad(set_to_none=True)
+        return recorded[-1]
+
+    monkeypatch.setattr(engine, "_recorded", record)
+    network, x, y = build("tiny", 5), torch.randn(3, 3, 12, 10), torch.tensor([0, 1, 2])
+    step = GraphedStep()
+    for weight in (0.25, 0.5, 0.0, 0.75):
+        step(network, x, y, error="cosine", weight=weight)
+    assert len(recorded) == 2 and shown == [0.25, 0.5, 0.0, 0.0]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")

@@ -87,8 +87,74 @@ def test_weight_zero_equals_a_plain_loop_of_stock_torch_bit_for_bit() -> None:
     assert all(result.regularization is None for result in results)
 
 
+def test_norm_layers_train_at_their_multiple_of_the_rate_bit_for_bit() -> None:
+    """A copy that takes the loop's gradients makes the steps of stock SGD with two groups."""
+    config = dataclasses.replace(PLAIN, norm_lr_multiple=8.0)
+    network, optimizer = new(config)
+    twin = copy.deepcopy(network)
+    norms = {name for name, m in twin.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    named = dict(twin.named_parameters())
+    ours = [p for name, p in named.items() if name.rpartition(".")[0] in norms]
+    rest = [p for name, p in named.items() if name.rpartition(".")[0] not in norms]
+    assert len(ours) == 2 * len(norms) > 0 and len(ours) + len(rest) == len(named)
+    stock = torch.optim.SGD(
+        [{"params": rest}, {"params": ours}], 0.05, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True
+    )
+    taken = []
+
+    def stepping(*args: Any, **options: Any) -> StepLoss:
+        losses = regularized_step(*args, **options)
+        for mine, theirs in zip(twin.parameters(), network.parameters(), strict=True):
+            assert theirs.grad is not None
+            mine.grad = theirs.grad.clone()
+        rate = learning_rate(config, len(taken), 3)
+        for group, multiple in zip(stock.param_groups, (1, 8), strict=True):
+            group["lr"] = multiple * rate
+        stock.step()
+        taken.append(rate)
+        return losses
+
+    results = train(network, optimizer, config, range(2), step_with=stepping)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), twin.parameters(), strict=True))
+    assert results[1].lr == taken[-1] and len(taken) == 6
+    assert len(make_optimizer(network, PLAIN).param_groups) == 1
+
+
+def test_lambda_of_a_step_is_that_of_the_schedule() -> None:
+    config, weights = dataclasses.replace(REGULARIZED, reg_warmup_epochs=1.0), []
+
+    def stepping(*args: Any, **options: Any) -> StepLoss:
+        weights.append(options["weight"])
+        return regularized_step(*args, **options)
+
+    network, optimizer = new(config)
+    train(network, optimizer, config, range(2), step_with=stepping)
+    assert weights == pytest.approx([0.5 / 3, 1 / 3, 0.5, 0.5, 0.5, 0.5])
+
+
+def test_the_crop_mode_reaches_the_batches() -> None:
+    shown: dict[str, list[Tensor]] = {"zero": [], "reflect": []}
+    for mode, batches in shown.items():
+        config = dataclasses.replace(CONFIG, crop_mode=mode)
+        network, optimizer = new(config)
+        network.register_forward_pre_hook(lambda module, args, batches=batches: batches.append(args[0].clone()))
+        train(network, optimizer, config, range(1))
+    black = normalize(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), MEAN, STD)
+    corners = {mode: (torch.cat(b)[:, :, ::31, ::31] == black).all(1).any() for mode, b in shown.items()}
+    assert corners["zero"] and not corners["reflect"]
+
+
 @pytest.mark.parametrize(
-    "config", [CONFIG, REGULARIZED, LAZY, dataclasses.replace(CONFIG, clip_norm=0.1, momentum=0.0, accumulate=2)]
+    "config",
+    [
+        CONFIG,
+        REGULARIZED,
+        LAZY,
+        dataclasses.replace(CONFIG, clip_norm=0.1, momentum=0.0, accumulate=2),
+        dataclasses.replace(
+            REGULARIZED, network="airbench16", norm_lr_multiple=8.0, reg_warmup_epochs=3.0, schedule="linear"
+        ),
+    ],
 )
 def test_resumed_equals_uninterrupted_bit_for_bit(config: TrialConfig, tmp_path: Path) -> None:
     whole, whole_optimizer = new(config)
@@ -98,7 +164,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(config: TrialConfig, tmp_path:
     found = train(first, optimizer, config, range(2))
     save_checkpoint(tmp_path / "c.safetensors", first, optimizer, {})
     torch.manual_seed(999)  # another process: other weights, other generator state
-    second = build("tiny", 4)
+    second = build(config.network, 4)
     optimizer = make_optimizer(second, config)
     torch.rand(100)
     restore(load_checkpoint(tmp_path / "c.safetensors"), second, optimizer)
@@ -107,7 +173,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(config: TrialConfig, tmp_path:
     assert same(whole, second)
     assert numbers(found) == numbers(expected)
     for a, b in zip(whole.parameters(), second.parameters(), strict=True):
-        if config.momentum:
+        if config.momentum and a.requires_grad:
             assert torch.equal(whole_optimizer.state[a]["momentum_buffer"], optimizer.state[b]["momentum_buffer"])
 
 

@@ -84,7 +84,8 @@ def step(network: nn.Module, x: Tensor, y: Tensor, **options: object) -> tuple[S
     """The losses, and the gradient that the step leaves on every parameter."""
     network.zero_grad()
     losses = regularized_step(network, x, y, **options)  # type: ignore[arg-type]
-    return losses, [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in network.parameters()]
+    trained = [p for p in network.parameters() if p.requires_grad]
+    return losses, [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in trained]
 
 
 def worst_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
@@ -99,12 +100,13 @@ def worst_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 @pytest.mark.parametrize("error", REG_ERRORS)
 @pytest.mark.parametrize(
-    "name", ["tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "mobilenet_v2"))]
+    "name",
+    ["tiny", "airbench16", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "mobilenet_v2"))],
 )
 def test_gradients_are_those_of_two_passes_of_stock_autograd(name: str, error: str) -> None:
     """Per tensor: of L, and of L_R alone, which is the difference to the plain gradient."""
-    network, x, y = case(name, 3, 16 if name == "tiny" else 8)
-    parameters = list(network.parameters())
+    network, x, y = case(name, 3, 8 if name in ("resnet18", "mobilenet_v2") else 16)
+    parameters = [p for p in network.parameters() if p.requires_grad]
     weight = 1e4 if error in ("mse", "mae") else 3.0  # both terms count
     losses, found = step(network, x, y, error=error, weight=weight, label_smoothing=0.1)
     expected_value = expected_loss(network, x, y, error, weight, 0.1)
@@ -144,6 +146,16 @@ def test_weight_does_not_depend_on_the_batch_size() -> None:
         assert one.regularization is not None and four.regularization is not None
         assert four.regularization.item() == pytest.approx(one.regularization.item(), rel=1e-9)
         assert worst_error(same, gradients) <= 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_weight_on_the_device_is_the_same_weight(dtype: torch.dtype) -> None:
+    """As a recorded graph takes it."""
+    network, x, y = case("tiny", 4, 16)
+    network, x = network.to(dtype), x.to(dtype)
+    _, found = step(network, x, y, error="cosine", weight=torch.tensor(0.3, dtype=dtype))
+    _, expected = step(network, x, y, error="cosine", weight=0.3)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_gradients_accumulate_by_shares() -> None:
@@ -246,7 +258,7 @@ def relative_difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> 
     return float((a - b).norm() / b.norm())
 
 
-@pytest.mark.parametrize("name", ["tiny", pytest.param("mobilenet_v2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["tiny", "airbench16", pytest.param("mobilenet_v2", marks=pytest.mark.slow)])
 def test_reduced_precision_is_as_good_as_stock_autocast(name: str) -> None:
     """How far gradients of a random network move is the network's affair: stock autograd under autocast says how far
     is usual in bfloat16. float16 has eight times finer steps, if nothing underflows."""
@@ -257,7 +269,8 @@ def test_reduced_precision_is_as_good_as_stock_autocast(name: str) -> None:
     assert losses.loss.dtype == torch.float32 and all(g.dtype == torch.float32 for g in found)
     assert losses.loss.item() == pytest.approx(exact.loss.item(), rel=0.1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        usual = torch.autograd.grad(expected_loss(network, x, y, "cosine", 1.0, 0.0), list(network.parameters()))
+        trained = [p for p in network.parameters() if p.requires_grad]
+        usual = torch.autograd.grad(expected_loss(network, x, y, "cosine", 1.0, 0.0), trained)
     difference = relative_difference(found, expected)
     assert difference < 1.25 * relative_difference(usual, expected)
     _, finer = step(network, x, y, error="cosine", weight=1.0, dtype=torch.float16)

@@ -31,6 +31,15 @@ def test_cosine_starts_at_lr_and_ends_near_zero() -> None:
     assert 0 < learning_rate(config, 109, 10) < 1e-4
 
 
+def test_linear_with_a_warm_up_is_a_triangle() -> None:
+    config = dataclasses.replace(BASE, schedule="linear", epochs=10, warmup_epochs=2)
+    rates = [learning_rate(config, step, 10) for step in range(100)]
+    assert rates[:20] == pytest.approx([0.1 * (step + 1) / 20 for step in range(20)])
+    assert rates[20:] == pytest.approx([0.1 * (100 - step) / 80 for step in range(20, 100)])
+    straight = dataclasses.replace(config, warmup_epochs=0)
+    assert learning_rate(straight, 0, 10) == 0.1
+
+
 @given(
     schedule=st.sampled_from(SCHEDULES),
     epochs=st.integers(1, 30),
@@ -57,13 +66,37 @@ def test_a_last_batch_of_one_image_is_dropped(n: int, batch: int, steps: int) ->
 @given(interval=st.integers(1, 9), steps=st.integers(1, 12))
 def test_lazy_weights_sum_to_those_of_every_step(interval: int, steps: int) -> None:
     config = dataclasses.replace(BASE, reg_weight=0.5, reg_error="cosine", reg_interval=interval)
-    weights = [regularizer_weight(config, step) for step in range(interval * steps)]
+    weights = [regularizer_weight(config, step, 5) for step in range(interval * steps)]
     assert sum(weights) == pytest.approx(0.5 * interval * steps)
     assert sum(w > 0 for w in weights) == steps and weights[0] > 0
 
 
-def test_an_interval_means_nothing_without_a_weight() -> None:
-    assert dataclasses.replace(BASE, reg_interval=4) == BASE
+def test_lambda_rises_to_its_value() -> None:
+    config = dataclasses.replace(BASE, reg_weight=0.5, reg_error="mse", reg_warmup_epochs=1.5)
+    weights = [regularizer_weight(config, step, 4) for step in range(10)]
+    assert weights == pytest.approx([0.5 * (step + 1) / 6 for step in range(6)] + [0.5] * 4)
+    lazy = dataclasses.replace(config, reg_interval=2)
+    assert [regularizer_weight(lazy, step, 4) for step in range(10)] == [
+        2 * w if i % 2 == 0 else 0 for i, w in enumerate(weights)
+    ]
+    at_once = dataclasses.replace(config, reg_warmup_epochs=0)
+    assert {regularizer_weight(at_once, step, 4) for step in range(10)} == {0.5}
+
+
+def test_what_belongs_to_the_regularizer_means_nothing_without_a_weight() -> None:
+    assert dataclasses.replace(BASE, reg_interval=4, reg_warmup_epochs=2) == BASE
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("reg_warmup_epochs", -1), ("norm_lr_multiple", 0), ("norm_lr_multiple", "8"), ("initialization", "zero"),
+        ("crop_mode", "mirror"), ("schedule", "triangle"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_named(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"{name}: .*{value}"):
+        dataclasses.replace(BASE, reg_weight=1.0, **{"reg_error": "mse", name: value})
 
 
 @pytest.mark.parametrize("interval", [0, -1, 1.5, True])

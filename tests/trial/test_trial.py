@@ -12,9 +12,10 @@ import torch
 
 from study import metrics
 from study.config import DataConfig, EvaluationConfig, TrialConfig
+from study.data.augment import normalize
 from study.errors import InputError
 from study.storage import Storage
-from study.training.checkpoint import load_model
+from study.training.checkpoint import load_model, save_checkpoint
 from study.trial import Trial
 
 pytestmark = pytest.mark.slow
@@ -84,6 +85,47 @@ def test_a_folder_of_another_training_is_refused(finished: Trial) -> None:
         Trial(dataclasses.replace(CONFIG, lr=0.06), finished.folder)
     with pytest.raises(InputError, match="differ in data"):
         Trial(dataclasses.replace(CONFIG, data=DataConfig(train_images=90)), finished.folder)
+
+
+FAST = dataclasses.replace(
+    CONFIG, network="airbench16", schedule="linear", norm_lr_multiple=8.0, initialization="dirac", crop_padding=2,
+    crop_mode="reflect", reg_warmup_epochs=1.0,
+)  # fmt: skip
+
+
+def test_fixed_layers_are_fitted_once_and_travel_with_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Trial(FAST, tmp_path / "first")
+    filters = first.network.whitening.weight.clone()
+    assert torch.equal(first.network.layers[1].weight[:, :16, 1, 1], torch.eye(16))
+    x = normalize(torch.as_tensor(first.dataset.train.images), first.dataset.mean, first.dataset.std)
+    responses = first.network.whitening(x)[:, :12].transpose(0, 1).flatten(1)
+    assert responses.cov().diag().median() == pytest.approx(1, abs=0.05)  # of these very images, as they are trained on
+    other_seed = Trial(dataclasses.replace(FAST, seed=1), tmp_path / "seed")
+    assert torch.equal(other_seed.network.whitening.weight, filters)
+    assert not torch.equal(other_seed.network.head.weight, first.network.head.weight)
+    first.step()
+    monkeypatch.setattr("study.trial.fit", lambda *_: pytest.fail("a resumed training was fitted again"))
+    second = run(Trial(FAST, tmp_path / "first"))
+    assert second.epoch == 2 and torch.equal(second.network.whitening.weight, filters)
+    second.export(tmp_path / "out")
+    assert torch.equal(load_model(tmp_path / "out")[0].whitening.weight, filters)
+
+
+def test_a_checkpoint_from_before_a_parameter_existed_is_continued(tmp_path: Path) -> None:
+    first = Trial(CONFIG, tmp_path)
+    first.step()
+    new = ("norm_lr_multiple", "initialization", "crop_mode", "reg_warmup_epochs")
+    config = {name: value for name, value in CONFIG.to_dict().items() if name not in new}
+    header = {
+        "config": config, "data_fingerprint": first.dataset.fingerprint, "n_classes": first.dataset.n_classes,
+        "history": first.history,
+    }  # fmt: skip
+    save_checkpoint(tmp_path / metrics.CHECKPOINT_FILE, first.network, first.optimizer, header)
+    assert Trial(CONFIG, tmp_path).epoch == 1
+    with pytest.raises(InputError, match="differ in norm_lr_multiple"):
+        Trial(dataclasses.replace(CONFIG, norm_lr_multiple=2.0), tmp_path)
 
 
 def test_a_trial_that_diverges_says_so_and_saves_nothing(tmp_path: Path) -> None:

@@ -180,6 +180,16 @@ def test_points_that_would_break_a_constraint_are_left_out() -> None:
     assert all(p is not None and p["network"] == "tiny" for p in found)
 
 
+def test_constraints_that_only_some_reported_or_that_are_broken_without_end() -> None:
+    known = []
+    for i, e in enumerate(evidence(30)):
+        share = 95.0 if e.point["network"] == "small" else -5.0
+        told = {} if i % 3 == 0 else {"undefined_share": share}
+        known.append(Evidence(e.point, e.values, e.kind, {**told, **({"loss": math.inf} if i == 1 else {})}))
+    point = propose(SPEC, known, [], np.random.default_rng(0), lambda p: False)
+    assert point is not None and point["network"] == "tiny"
+
+
 def test_what_a_step_costs_and_that_cheap_points_begin() -> None:
     assert work(SPEC, {"reg_weight": 0.0}) == 1
     assert work(SPEC, {"reg_weight": 0.1}) == pytest.approx(7 / 3)

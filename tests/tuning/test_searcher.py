@@ -16,6 +16,7 @@ from study.spec import StudySpec
 from study.storage import Storage
 from study.tuning.forecast import forecast
 from study.tuning.proposer import decode, encode
+from study.tuning.queueing import Result
 from study.tuning.scheduler import StudyScheduler
 from study.tuning.searcher import StudySearcher
 
@@ -326,7 +327,8 @@ def test_results_of_an_earlier_study_are_learned_from_and_not_run_again(tmp_path
     space = {"network": {"choice": ["tiny", "small"]}, "batch_size": {"choice": [16, 32]}}
     spec = make_spec(space=space, fixed={"lr": 0.1}, budget={"trials": 9}, sampler="random")
     searcher = searcher_at(tmp_path, spec)
-    done: list[tuple[Point, list[float]]] = [({"network": "tiny", "batch_size": 16}, [50.0, 2.0])]
+    report = {metrics.ACCURACY.ledger_name: 50.0, metrics.FAITHFULNESS.ledger_name: 2.0}
+    done: list[Result] = [({"network": "tiny", "batch_size": 16}, [50.0, 2.0], report)]
     wanted: list[tuple[Point, Path | None]] = [({"network": "small", "batch_size": 32}, None)]
     for _ in range(2):  # asked again it changes nothing
         searcher.begin_from("old", done, wanted, Storage.parse(str(tmp_path)))

@@ -13,7 +13,8 @@
   };
   const shown = (value) => (value === null ? "–" : String(value));
   const rowOf = (trial) => data.rows.findIndex((row) => row[0] === trial);
-  const title = (row) => `Trial ${data.rows[row][0]}, seed ${data.rows[row][1]} · ${data.rows[row][2]}`;
+  const outside = (row) => (data.reasons[row] ? `, not eligible: ${data.reasons[row]}` : "");
+  const title = (row) => `Trial ${data.rows[row][0]}, seed ${data.rows[row][1]} · ${data.rows[row][2]}${outside(row)}`;
 
   function describe(row) {
     const list = make("dl");

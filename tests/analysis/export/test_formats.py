@@ -40,7 +40,7 @@ def made(name: str, folder: Path, dataset: Dataset, config: TrialConfig) -> Prov
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", [pytest.param("resnet18", marks=pytest.mark.soak), "mobilenet_v2"])
+@pytest.mark.parametrize("name", [pytest.param("resnet18", marks=pytest.mark.soak), "mobilenet_v2", "airbench16"])
 def test_the_networks_of_the_paper(name: str, tmp_path: Path, dataset: Dataset, config: TrialConfig) -> None:
     proven = made(name, tmp_path / "model", dataset, config)
     write_formats(proven.network, proven.card, proven.folder, FORMATS)

@@ -1,0 +1,48 @@
+"""A run's scores under another protocol, in the place of those that it has.
+
+MLflow forgets no value, so the new ones are logged later for the same epochs: the latest of an epoch counts. Where an
+epoch's network is gone its scores become NaN, so that no value of the old protocol stands among those of the new one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from study import metrics
+from study.ledger.numbers import Number, write_numbers
+from study.ledger.records import TrialRecord
+
+_METRICS = 1000  # per request, MLflow's limit
+
+
+def replace_scores(
+    client: Any,
+    record: TrialRecord,
+    protocol: str,
+    scores: Mapping[int, Mapping[str, float]],
+    files: Sequence[Path] = (),
+) -> None:
+    """Switch a run to ``protocol``: artifacts first, then numbers and, with the last of them, its tag.
+
+    ``scores``: epoch to ledger names and values; other epochs' scores become NaN. ``files``
+    take the place of artifacts of the same name in ``CHECKPOINT_ARTIFACTS``. Raises :class:`SupersededError` where
+    another attempt took the run over since ``record`` was read.
+    """
+    attempt = record.tags.get(metrics.TAG_ATTEMPT, "")
+    for file in files:
+        client.log_artifact(record.run_id, str(file), metrics.CHECKPOINT_ARTIFACTS)
+    names = sorted(filter(metrics.is_score, record.metrics))
+    old = [v for name in names for v in client.get_metric_history(record.run_id, name)]
+    later = max([int(time.time() * 1000), *(v.timestamp + 1 for v in old)])
+    numbers = []
+    for epoch in sorted({*(v.step for v in old), *scores}):
+        values = {**dict.fromkeys(names, math.nan), **scores.get(epoch, {})}
+        numbers += [Number(name, value, later, epoch) for name, value in values.items()]
+    *first, last = [numbers[i : i + _METRICS] for i in range(0, len(numbers), _METRICS)] or [[]]
+    for some in first:
+        write_numbers(client, record.run_id, attempt, some)
+    write_numbers(client, record.run_id, attempt, last, {metrics.TAG_PROTOCOL: protocol})

@@ -1,0 +1,28 @@
+"""Scores of two protocols are never mixed in one study: who continues it is told what to do instead."""
+
+from __future__ import annotations
+
+from study import metrics
+from study.errors import InputError
+from study.storage import Storage
+
+
+def check_protocol(storage: Storage, study: str, protocol: str, tracking_uri: str, options: str = "") -> None:
+    """Raises :class:`InputError` where trials of the study were scored under another protocol than ``protocol``.
+
+    ``options`` are those by which a command finds the study, as typed. A study that is not there yet is fine.
+    """
+    from study.ledger import Ledger
+    from study.tuning.stored import stored_protocol
+
+    other = Ledger(tracking_uri, study).other_protocol(protocol)
+    if other is None:
+        kept = stored_protocol(storage.local / study / metrics.OPTUNA_FILE, study)
+        if kept is None or kept == protocol:
+            return
+        other = kept or "another protocol"
+    raise InputError(
+        f"study {study!r} was scored under {other} and this version scores under {protocol}, which do not mix; "
+        f"`python -m study.rescore {study}{options}` scores its stored networks again without training, or --fork NEW "
+        "begins a new study"
+    )
