@@ -171,7 +171,7 @@ class Case:
                 deletion.masked_logits(scorer.calibrated, x, torch.zeros_like(x), kept, first.target)
             scorer.agreements(first, sources)
 
-        return {"agreements": agreements, "masking excess": lambda: scorer.masking(first, sources)}
+        return {"agreements": agreements, "masking excess": lambda: scorer.masking(first, sources, images=n)}
 
     def peers_table(self, n: int) -> dict[str, float]:
         """The same from the peers: drop and increase by pytorch-grad-cam, insertion and deletion by torchcam."""
