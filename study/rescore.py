@@ -85,12 +85,12 @@ def _specification(ledger: Ledger) -> StudySpec:
     from study.spec import StudySpec
 
     try:
-        return StudySpec.model_validate(ledger.record().spec)
+        return StudySpec.recorded(ledger.record().spec)
     except ValidationError as error:
         first = error.errors()[0]
+        what = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
         raise InputError(
-            f"study {ledger.study!r}: its specification in the ledger is none of this version "
-            f"({'.'.join(map(str, first['loc']))}: {first['msg']})"
+            f"study {ledger.study!r}: its specification in the ledger is none of this version ({what})"
         ) from None
 
 

@@ -136,6 +136,13 @@ class StudySpec(Strict):
             }
         )
 
+    @classmethod
+    def recorded(cls, values: Mapping[str, Any]) -> StudySpec:
+        """From what study.json and the ledger hold, the dump by alias. Raises :class:`pydantic.ValidationError`."""
+        rungs = (values.get("fidelity") or {}).get("rungs")
+        kept = {k: v for k, v in values.items() if rungs or k != "stopping"}  # a default that nobody wrote
+        return cls.model_validate(kept)
+
     @property
     def data_config(self) -> DataConfig:
         return DataConfig(**self.data)

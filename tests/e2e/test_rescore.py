@@ -68,8 +68,3 @@ def test_a_study_of_another_protocol_is_scored_again_and_continued(tmp_path: Pat
     continued = run(tmp_path, "study.run", "k.yaml", "--trials", "3")
     assert continued.returncode == 0, continued.stderr
     assert "continuing: 2 trials are finished" in continued.stdout and len(values(tmp_path)) == 3
-    front = run(tmp_path, "analysis.load", "k")
-    assert front.returncode == 0, front.stderr
-
-    unknown = run(tmp_path, "study.rescore", "nonsense")
-    assert unknown.returncode == 2 and len(unknown.stderr.strip().splitlines()) == 1

@@ -32,6 +32,19 @@ def test_shipped_specifications_are_valid(name: str) -> None:
         assert isinstance(spec.trial_config(point), TrialConfig)
 
 
+@pytest.mark.parametrize("name", ["quick", "laptop", "cifar100", "paper"])
+@pytest.mark.parametrize("rungs", [True, False])
+def test_what_is_recorded_is_read_back(name: str, rungs: bool) -> None:
+    spec = load_spec(SPECS / f"{name}.yaml")
+    if not rungs:
+        values = spec.model_dump(mode="json", by_alias=True, exclude={"stopping"})
+        spec = StudySpec.model_validate({**values, "fidelity": {"max_epochs": 4}})
+    recorded = json.loads(json.dumps(spec.model_dump(mode="json", by_alias=True)))
+    again = StudySpec.recorded(recorded)
+    assert again.identity("d") == spec.identity("d") and again.first_points() == spec.first_points()
+    assert again.model_dump(mode="json", by_alias=True) == recorded
+
+
 BAD = {
     "unknown key": ("seed: 0", "sed: 0", ["spec.yaml:24", "sed", "unknown key", "seed"]),
     "wrong type": ("trials: 8", "trials: many", ["budget.trials", "'many'", "integer"]),
