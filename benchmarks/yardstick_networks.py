@@ -74,6 +74,7 @@ def entries(source: str) -> list[Entry]:
     pair("tiny-4-rate0.2", "tiny", 4, lr=0.2)
     pair("airbench16-2-lambda0.03", "airbench16", 2, reg_weight=0.03)
     pair("airbench16-2-rate0.2", "airbench16", 2, lr=0.2)
+    pair("tiny-4-rate0.8", "tiny", 4, lr=0.8)
     for seed in range(5):
         config = recipe("tiny", 4, seed, data=part)
         found.append(Entry("shuffled", "tiny-shuffled", config, (4,)))

@@ -11,14 +11,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from study import metrics
 from study.spec import StudySpec
-from study.tuning.stored import MEASURED, PROTOCOL, REASON, RUNGS, STATE, WARM
+from study.tuning.stored import MEASURED, PROTOCOL, REASON, RUNGS, STATE, WARM, write_measured
 
 _CONSTRAINT = "constraints:"  # Optuna's system attributes
 
@@ -71,10 +70,7 @@ def _with_scores(trial: FrozenTrial, spec: StudySpec, scored: Scored | None) -> 
         attributes.pop(MEASURED, None)
         system = {key: value for key, value in system.items() if not key.startswith(_CONSTRAINT)}
     if scored is not None and state.is_finished():
-        names = {name: metrics.OBJECTIVES[name].ledger_name for name in spec.constraints}
-        measured = {name: scored.report[key] for name, key in names.items() if _finite(scored.report, key)}
-        if measured:
-            attributes[MEASURED] = measured
+        attributes[MEASURED] = write_measured(scored.report)
     complete = scored is not None and scored.state == metrics.COMPLETE
     if state == TrialState.COMPLETE or (state == TrialState.FAIL and complete):
         values = _targets(spec, scored.report) if scored is not None and complete else None
@@ -84,7 +80,7 @@ def _with_scores(trial: FrozenTrial, spec: StudySpec, scored: Scored | None) -> 
         else:
             assert scored is not None
             attributes = {k: v for k, v in attributes.items() if k not in (STATE, REASON)}
-            broken = spec.violations({**dict.fromkeys(names.values(), math.nan), **scored.report})
+            broken = spec.violations(scored.report)
             system |= {_CONSTRAINT + key: value for key, value in broken.items()}
     return FrozenTrial(
         number=trial.number,
@@ -109,7 +105,3 @@ def _targets(spec: StudySpec, report: Mapping[str, float]) -> list[float] | None
     except KeyError:
         return None
     return values if all(map(math.isfinite, values)) else None
-
-
-def _finite(report: Mapping[str, Any], key: str) -> bool:
-    return math.isfinite(report.get(key, math.nan))
