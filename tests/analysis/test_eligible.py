@@ -300,7 +300,7 @@ def test_the_card_of_one_that_is_exported_all_the_same_says_so() -> None:
     entry = {
         "trial": 1, "network": "tiny", "reg_weight": 0.0, "roles": [], "on_front": False, "test_scores": test,
         "validation_images": 100, "parity": {"images": 4}, "run_id": "r", "seed": 0,
-        "not_eligible": "accuracy 20 % is below 40",
+        "temperature": 1.5, "not_eligible": "accuracy 20 % is below 40",
     }  # fmt: skip
     about = {"study": "demo", "command": "c", "code_version": "1", "fingerprint": "f" * 64}
     said = "**Not eligible for the front of its study: accuracy 20 % is below 40.**"
