@@ -73,7 +73,8 @@ def check(old: Old, folder: Path) -> None:
     assert [t.state.name for t in trials] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED", "RUNNING"]
     for trial, record in zip(trials[:2], records[:2], strict=True):
         assert trial.values == [record.metrics[ACCURACY], record.metrics[FAITHFULNESS]]
-        assert trial.constraints == {"accuracy": 1 - record.metrics[ACCURACY]}
+        undefined = record.metrics[metrics.UNDEFINED_SHARE.ledger_name] - metrics.MAX_UNDEFINED_SHARE
+        assert trial.constraints == {"accuracy": 1 - record.metrics[ACCURACY], "undefined_share": undefined}
         assert trial.user_attrs["rungs"] == {}, "the network of its rung is gone"
     assert trials[2].user_attrs["rungs"] == {"1": [records[2].metrics[ACCURACY], records[2].metrics[FAITHFULNESS]]}
     assert trials[3].user_attrs["rungs"] == {} and trials[4].params == {"lr": 0.09}

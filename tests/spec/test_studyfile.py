@@ -74,4 +74,4 @@ def test_a_new_study_has_the_fingerprint_of_its_identity(tmp_path: Path) -> None
 def test_defaults_are_those_of_a_recorded_training() -> None:
     recorded = {k: parse(v) for k, v in flatten(TrialConfig("tiny", 2, 0.1, reg_weight=1.0).to_dict()).items()}
     assert {k: recorded[k] for k in DEFAULTS} == {**DEFAULTS, "reg_weight": 1.0}
-    assert recorded.keys() - DEFAULTS.keys() == {"network", "epochs", "lr"}
+    assert recorded.keys() - DEFAULTS.keys() == {"network", "epochs", "lr", "reg_error"}
