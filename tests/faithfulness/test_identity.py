@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from study import metrics
-from study.faithfulness import calibration, deletion, grid, score
+from study.faithfulness import calibration, deletion, grid, passes
 from study.faithfulness.protocols import PROTOCOLS
 
 #: Where one of these changes, raise all of ``metrics.PROTOCOL_VERSIONS`` (and the versions in protocols.py), then
@@ -33,7 +33,7 @@ def test_what_the_versions_mean() -> None:
     assert {
         "faithfulness": metrics.FAITHFULNESS_IS.name,
         "cells": grid.CELLS,
-        "other maps": score.OTHERS,
+        "other maps": passes.OTHERS,
         "halves": deletion.random_halves(1, 0).shape[1],
         "temperature bounds": calibration.BOUNDS,
     } == MEANS
