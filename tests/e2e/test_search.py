@@ -158,7 +158,10 @@ def test_an_earlier_studys_results_are_a_warm_start(folder: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert f"from study s: {len(complete)} results, 0 points to try" in result.stdout
     trials = stored(folder, "more")
-    assert len(trials) == 5 and trials[4].user_attrs["seed"] == 1
+    # Only a trial that can be on the front is repeated: maps of so short a training may be undefined too often.
+    can = [t for t in trials[:4] if t.state.name == "COMPLETE" and all(v <= 0 for v in t.constraints.values())]
+    assert len(trials) == 5 if can else len(trials) in (4, 5)
+    assert all(t.user_attrs["seed"] == 1 for t in trials[4:])
     done = {(t.params["lr"], t.params["reg_weight"]) for t in complete}
     proposed = {(t.params["lr"], t.params["reg_weight"]) for t in trials[2:4]}  # after the two known points
     assert not proposed & done, "what the earlier study completed was run again"
