@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-METHODS = ("grad_cam", "grad_cam_plus_plus")
+from benchmarks.yardstick import METHODS, MIXES
+
 #: Candidate -> (column, title). B is the ratio of A to A of the reference.
 CANDIDATES = {"A": "masking_excess", "B": "masking_share", "C": "deletion_agreement", "D": "subset_agreement"}
-MIXES = (25, 50, 75)
 PASSES = {
     "A": "14 a map and method, twice with another image's: 28",
     "B": "as A, for the reference too, and D's 32: 88 for two methods",

@@ -103,7 +103,10 @@ class Dataset:
         train, validation = split_rows(labels, config)
         self.train = self._split(arrays, labels, train)
         self.validation = self._split(arrays, labels, validation)
-        self._all_validation = split_rows(labels, dataclasses.replace(config, validation_images=None))[1]
+        unlimited = config.validation_images is None
+        self._all_validation = (
+            validation if unlimited else split_rows(labels, dataclasses.replace(config, validation_images=None))[1]
+        )
 
     @property
     def test_fingerprint(self) -> str:
