@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,11 +42,12 @@ def recipe(
     network: str, epochs: int, seed: int, *, reg_weight: float = 0.0, lr: float = 0.4, **other: object
 ) -> TrialConfig:
     """The quick recipe (docs/decisions/0023): a triangular rate, lambda ramped up over the first fifth."""
-    return TrialConfig(
-        network=network, epochs=epochs, lr=lr, seed=seed, reg_weight=reg_weight, batch_size=256, schedule="linear",
-        warmup_epochs=epochs / 5, reg_warmup_epochs=epochs / 5, norm_lr_multiple=8.0, label_smoothing=0.1,
-        initialization="dirac", crop_mode="reflect", crop_padding=2, evaluation=_EVALUATION, **other,  # type: ignore[arg-type]
-    )  # fmt: skip
+    values: dict[str, Any] = {
+        "batch_size": 256, "schedule": "linear", "warmup_epochs": epochs / 5, "reg_warmup_epochs": epochs / 5,
+        "norm_lr_multiple": 8.0, "label_smoothing": 0.1, "initialization": "dirac", "crop_mode": "reflect",
+        "crop_padding": 2, "evaluation": _EVALUATION, **other,
+    }  # fmt: skip
+    return TrialConfig(network=network, epochs=epochs, lr=lr, seed=seed, reg_weight=reg_weight, **values)
 
 
 def entries(source: str) -> list[Entry]:

@@ -29,6 +29,9 @@ NETWORKS: dict[str, str] = {
 
 #: Error functions E of the regularizer (study/training/regularizer.py).
 REG_ERRORS: tuple[str, ...] = ("cosine", "mse", "mae", "histogram")
+#: Which input gradient the regularizer aligns (docs/decisions/0027): through batch-norm's batch statistics, with these
+#: as constants, or with the running statistics of inference.
+REG_GRADIENTS: tuple[str, ...] = ("batch", "constant", "inference")
 SCHEDULES: tuple[str, ...] = ("cosine", "step", "constant", "linear")
 #: How convolutions start (study/networks/initialization.py).
 INITIALIZATIONS: tuple[str, ...] = ("default", "dirac")
@@ -138,8 +141,8 @@ class TrialConfig:
     is how kernels reach the device; it changes results by rounding. ``rungs`` are epochs after which the trial is
     scored, besides the last. ``norm_lr_multiple``: scale and shift of normalization layers train at so many times the
     rate. ``initialization``: ``dirac`` starts every convolution as the identity as far as it is square. ``crop_mode``:
-    what lies in ``crop_padding``. Over ``reg_warmup_epochs`` lambda rises linearly to ``reg_weight``; at ``reg_weight``
-    0 it is stored as 0.
+    what lies in ``crop_padding``. Over ``reg_warmup_epochs`` lambda rises linearly to ``reg_weight``.
+    ``reg_gradient``: which input gradient is regularized. At ``reg_weight`` 0 these two are stored as their defaults.
     """
 
     network: str
@@ -171,6 +174,7 @@ class TrialConfig:
     initialization: str = "default"
     crop_mode: str = "zero"
     reg_warmup_epochs: float = 0.0
+    reg_gradient: str = "batch"
 
     def __post_init__(self) -> None:
         _one_of("network", self.network, NETWORKS)
@@ -181,6 +185,7 @@ class TrialConfig:
             object.__setattr__(self, "reg_error", None)
             object.__setattr__(self, "reg_interval", 1)
             object.__setattr__(self, "reg_warmup_epochs", 0.0)
+            object.__setattr__(self, "reg_gradient", "batch")
         else:
             _one_of("reg_error", self.reg_error, REG_ERRORS)
         _integer("reg_interval", self.reg_interval, 1, 1_000)
@@ -213,6 +218,7 @@ class TrialConfig:
         _one_of("initialization", self.initialization, INITIALIZATIONS)
         _one_of("crop_mode", self.crop_mode, CROP_MODES)
         _number("reg_warmup_epochs", self.reg_warmup_epochs, 0, 100_000)
+        _one_of("reg_gradient", self.reg_gradient, REG_GRADIENTS)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; :meth:`from_dict` gives the same object back."""

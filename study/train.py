@@ -17,6 +17,7 @@ from study.config import (
     LABELS,
     NETWORKS,
     REG_ERRORS,
+    REG_GRADIENTS,
     SCHEDULES,
     DataConfig,
     EvaluationConfig,
@@ -39,6 +40,11 @@ def parser() -> argparse.ArgumentParser:
     add("--network", default="tiny", help=f"one of {', '.join(NETWORKS)}")
     add("--reg-weight", type=float, default=0.0, help="lambda, the weight of the regularizer; 0 is plain training")
     add("--reg-error", default="cosine", help=f"error function: {', '.join(REG_ERRORS)}")
+    add(
+        "--reg-gradient",
+        default="batch",
+        help=f"input gradient that is regularized, by what batch-norm is in it: {', '.join(REG_GRADIENTS)}",
+    )
     add(
         "--reg-interval", type=int, default=1, help="regularize every so many steps, with lambda as many times as large"
     )
@@ -84,6 +90,7 @@ def config_from(args: argparse.Namespace) -> TrialConfig:
         lr=args.lr,
         reg_weight=args.reg_weight,
         reg_error=args.reg_error,
+        reg_gradient=args.reg_gradient,
         reg_interval=args.reg_interval,
         reg_warmup_epochs=args.reg_warmup_epochs,
         batch_size=args.batch_size,

@@ -37,14 +37,26 @@ def prove_coverage(network: nn.Module, name: str | None = None) -> None:
             _programs[network] = (signature, compile_program(network, name or type(network).__name__))
 
 
-def record(network: nn.Module, x_NCHW: Tensor, *, dtype: torch.dtype | None = None, fused: bool = False) -> Tape:
-    """Run the network forward on a :class:`Tape`, from which gradients can be pulled. Raises as `prove_coverage`."""
+def record(
+    network: nn.Module,
+    x_NCHW: Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+    fused: bool = False,
+    through: str = "batch",
+) -> Tape:
+    """Run the network forward on a :class:`Tape`, from which gradients can be pulled.
+
+    With ``through`` "inference" it runs as in eval mode, whatever its mode is. Raises as :func:`prove_coverage`.
+    """
     prove_coverage(network)
     programs, modes = _programs[network][1], modes_of(network)
+    if through == "inference":
+        modes = (False,) * len(modes)
     if modes not in programs:  # some layers in train mode, others in eval mode
         with _compiling:
             programs[modes] = compile_present(network, type(network).__name__)
-    return Tape(programs[modes], network, x_NCHW, dtype=dtype, fused=fused)
+    return Tape(programs[modes], network, x_NCHW, dtype=dtype, fused=fused, through=through)
 
 
 def input_gradient(network: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> Tensor:

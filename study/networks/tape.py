@@ -25,7 +25,8 @@ class Tape:
 
     The network runs in its present mode; batch-norm's running statistics move once. ``dtype``: what convolutions and
     linear layers compute in, None for the parameters' own. ``fused``: batch-norm's pointwise chains run as compiled
-    kernels (:mod:`study.networks.rules.mixing`).
+    kernels (:mod:`study.networks.rules.mixing`). ``through`` (one of :data:`study.config.REG_GRADIENTS`): whether input
+    gradients pass the batch's statistics, take them as constants, or are those of inference, where nothing moves.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class Tape:
         *,
         dtype: torch.dtype | None = None,
         fused: bool = False,
+        through: str = "batch",
     ) -> None:
         self._program = program
-        self._pass = Pass(dtype, fused)
+        self._pass = Pass(dtype, fused, through)
         self._cells: list[Cell | None] = []
         modules = dict(network.named_modules())
         readers = dict(program.readers)

@@ -133,6 +133,7 @@ def train_epoch(
                     y,
                     error=config.reg_error,
                     weight=weight,
+                    through=config.reg_gradient,
                     label_smoothing=config.label_smoothing,
                     share=len(y) / len(rows),
                     dtype=dtype,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from study.config import REG_GRADIENTS
 from study.errors import InputError
 from study.networks.guided import cross_entropy_gradient, record
 
@@ -98,6 +99,7 @@ def regularized_step(
     *,
     error: str | None,
     weight: float | Tensor,
+    through: str = "batch",
     label_smoothing: float = 0.0,
     share: float = 1.0,
     dtype: torch.dtype | None = None,
@@ -106,12 +108,20 @@ def regularized_step(
     """One batch's losses; the gradient of ``share * L`` in every parameter that trains is added to its ``.grad``.
 
     Input gradients are per image (n times the gradient of the batch mean), so that ``weight`` (lambda) does not depend
-    on the batch size. ``share`` is a batch's part of a step that accumulates several. ``dtype``: what convolutions and
+    on the batch size. ``through`` says which input gradients are compared (:data:`study.config.REG_GRADIENTS`):
+
+    - ``batch``: those of the training pass as it is, through batch-norm's batch statistics. Images mix in them.
+    - ``constant``: the same with each batch-norm as one scale a channel, its statistics constant in the input. L_R's
+      derivative in the weights is exact: the statistics follow the weights.
+    - ``inference``: those of a pass of their own, of the network as at inference: with running statistics, which are
+      constants throughout, without dropout. L_C stays that of the training pass.
+
+    ``share`` is a batch's part of a step that accumulates several. ``dtype``: what convolutions and
     linear layers compute in (bfloat16, float16), None for the parameters' own; losses, errors and reductions are in
     float32 at least. ``fused``: batch-norm's pointwise chains run as compiled kernels. At weight 0 this is plain
     training by stock autograd, and ``error`` is not read; a weight that is a scalar on the device is not 0.
 
-    Raises :class:`InputError` for an unknown error function or a network that cannot be guided.
+    Raises :class:`InputError` for an unknown error function or gradient or a network that cannot be guided.
     """
     if not isinstance(weight, Tensor) and weight == 0:  # a tensor's value would be waited for
         with torch.autocast(x_NCHW.device.type, dtype=dtype, enabled=dtype is not None):
@@ -121,9 +131,15 @@ def regularized_step(
         return StepLoss(loss.detach(), loss.detach(), None, logits.detach())
     if error not in ERRORS:
         raise InputError(f"reg_error: unknown value {error!r}; choose one of {', '.join(ERRORS)}")
-    tape = record(network, x_NCHW, dtype=dtype, fused=fused)
+    if through not in REG_GRADIENTS:
+        raise InputError(f"reg_gradient: unknown value {through!r}; choose one of {', '.join(REG_GRADIENTS)}")
+    plain = None
+    if through == "inference":
+        plain = regularized_step(
+            network, x_NCHW, labels_N, error=None, weight=0.0, label_smoothing=label_smoothing, share=share, dtype=dtype
+        )
+    tape = record(network, x_NCHW, dtype=dtype, fused=fused, through=through)
     logits_NK, n = tape.logits_NK, labels_N.shape[0]
-    classification = F.cross_entropy(logits_NK, labels_N, label_smoothing=label_smoothing)
     g_NK = cross_entropy_gradient(logits_NK, labels_N, label_smoothing)
     seed = _HALF_SEED if dtype == torch.float16 else 1.0
     gradient = tape.pull(seed * g_NK, keep=True)
@@ -135,7 +151,9 @@ def regularized_step(
     pushed_NK = pushed_NK if scale is None else pushed_NK / scale
     # <gradient, u> depends on the logits through g as well: by H J u, with H the Hessian of the cross-entropy.
     p_NK = logits_NK.softmax(1)
-    v_NK = g_NK / n + p_NK * (pushed_NK - (p_NK * pushed_NK).sum(1, keepdim=True))
+    v_NK = p_NK * (pushed_NK - (p_NK * pushed_NK).sum(1, keepdim=True))
+    if plain is None:
+        v_NK = g_NK / n + v_NK
     if scale is None:
         found = tape.backward(v_NK)
     else:
@@ -144,6 +162,10 @@ def regularized_step(
     for parameter, total in found.items():
         total = total if share == 1 else total.mul_(share)
         parameter.grad = total if parameter.grad is None else parameter.grad.add_(total)
+    if plain is not None:
+        classification, logits_NK = plain.classification, plain.logits
+    else:
+        classification = F.cross_entropy(logits_NK, labels_N, label_smoothing=label_smoothing)
     return StepLoss(classification + weight * regularization, classification, regularization, logits_NK)
 
 

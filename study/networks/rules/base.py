@@ -14,14 +14,15 @@ class Pass:
     """What all operations of one call share: the gradients of its parameters, summed, and their scale.
 
     ``dtype`` is what convolutions and linear layers compute in; None: the parameters' own. ``fused``: pointwise chains
-    run as compiled kernels. Gradients in reduced
-    precision are scaled so that they do not underflow: ``unscale`` takes the scale of the pass at hand from a
-    parameter's gradient, ``rescale`` brings a second derivative to the scale of the gradient that it is added to.
-    None: there is no scale.
+    run as compiled kernels. ``through``: which gradient comes back, one of :data:`study.config.REG_GRADIENTS`.
+    Gradients in reduced precision are scaled so that they do not underflow: ``unscale`` takes the scale of the pass at
+    hand from a parameter's gradient, ``rescale`` brings a second derivative to the scale of the gradient that it is
+    added to. None: there is no scale.
     """
 
     dtype: torch.dtype | None = None
     fused: bool = False
+    through: str = "batch"
     unscale: Tensor | None = None
     rescale: Tensor | None = None
     sums: dict[nn.Parameter, Tensor] = field(default_factory=dict)
@@ -38,6 +39,10 @@ class Pass:
             self.sums[parameter].add_(gradient)
         else:
             self.sums[parameter] = gradient
+
+    def training(self, module: nn.Module) -> bool:
+        """Whether a layer behaves as in train mode during this call."""
+        return module.training and self.through != "inference"
 
     def cast(self, parameter: nn.Parameter) -> Tensor:
         """The parameter's values in ``dtype``, converted once per call; no gradient is recorded."""

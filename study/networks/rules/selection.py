@@ -58,7 +58,7 @@ class Dropout(Rule):
     def forward(self, cell: Cell, *inputs: Tensor, reuse: bool = False) -> Tensor:
         """Any shape; the identity in eval mode."""
         (x,) = inputs
-        p = self._p if self._p is not None else cell.module.p if cell.module.training else 0.0
+        p = self._p if self._p is not None else cell.module.p if cell.shared.training(cell.module) else 0.0
         if p == 0:
             cell.kept["mask"] = None
             return x.clone()

@@ -1,0 +1,184 @@
+"""Which gradient should the regularizer align? ``python -m benchmarks.pilot --data FOLDER`` trains what is missing.
+
+airbench16 on all of real CIFAR-100, by the product's own trial: each of :data:`study.config.REG_GRADIENTS` over lambda.
+A finished training is a line of ``benchmarks/data/pilot.jsonl``, an interrupted one costs itself only. Seeds are worked
+off one after the other, so that whatever stops it leaves every configuration with the same seeds, or one less.
+``--table`` and ``--picture FILE`` show what was found. docs/decisions/0027 has the criterion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.yardstick_networks import recipe
+from study.config import REG_GRADIENTS, DataConfig, EvaluationConfig
+from study.data.augment import normalize
+from study.networks.guided import cross_entropy_gradient, record
+from study.trial import Trial
+
+ROWS = Path(__file__).parent / "data" / "pilot.jsonl"
+NETWORK, EPOCHS, SEEDS = "airbench16", 6, (0, 1, 2, 3)
+WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+#: One seed, apart from those that decide: up to where training collapses, with lambda ramped up and without.
+FIRST_SEED, FIRST_WEIGHTS = 100, (*WEIGHTS, 10.0)
+_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One training; ``warmup`` is the share of it over which lambda is ramped up."""
+
+    gradient: str
+    weight: float
+    seed: int
+    warmup: float = 0.2
+
+
+def entries() -> Iterator[Entry]:
+    """In the order in which they are trained."""
+    yield Entry("batch", 0.0, FIRST_SEED)
+    for weight in FIRST_WEIGHTS:
+        yield from (Entry(gradient, weight, FIRST_SEED) for gradient in REG_GRADIENTS)
+    for seed in SEEDS:
+        yield Entry("batch", 0.0, seed)
+        for weight in WEIGHTS:
+            yield from (Entry(gradient, weight, seed) for gradient in REG_GRADIENTS)
+    for weight in (0.3, 1.0, 3.0, 10.0):
+        yield from (Entry(gradient, weight, FIRST_SEED, warmup=0.0) for gradient in REG_GRADIENTS)
+
+
+def run(entry: Entry, source: str) -> dict[str, Any]:
+    """Train, score and measure one network."""
+    config = recipe(
+        NETWORK, EPOCHS, entry.seed, reg_weight=entry.weight, reg_gradient=entry.gradient,
+        data=DataConfig(source=source), reg_warmup_epochs=entry.warmup * EPOCHS, amp="none",
+        evaluation=EvaluationConfig(images=1000, masking_images=200),
+    )  # fmt: skip
+    start = time.perf_counter()
+    with TemporaryDirectory() as folder:
+        trial = Trial(config, Path(folder))
+        while not trial.finished:
+            trial.step()
+    last = trial.history[-1] if trial.history else {}
+    found = {name: value for name, value in last.items() if not trial.reason}
+    if not trial.reason:
+        found |= measured(trial)
+    device = torch.cuda.get_device_name() if trial.device.type == "cuda" else "CPU"
+    seconds = time.perf_counter() - start
+    return {**asdict(entry), "state": trial.state, "epoch": trial.epoch, "device": device, "seconds": seconds, **found}
+
+
+def measured(trial: Trial) -> dict[str, float]:
+    """All three alignments on validation images, and accuracy by other statistics than the running ones."""
+    split = trial.dataset.validation
+    x = normalize(torch.as_tensor(split.images).to(trial.device), trial.dataset.mean, trial.dataset.std)
+    labels = torch.as_tensor(split.labels).to(trial.device)
+    found = {}
+    for gradient in REG_GRADIENTS:
+        found[f"alignment/{gradient}"] = alignment(copy.deepcopy(trial.network).train(), x[:2500], labels, gradient)
+    by_batch = copy.deepcopy(trial.network).train()
+    found["accuracy/batch statistics"] = accuracy(by_batch, x, labels)
+    found["accuracy/statistics again"] = accuracy(statistics_again(trial), x, labels)
+    return found
+
+
+def alignment(network: nn.Module, x_NCHW: Tensor, labels: Tensor, through: str) -> float:
+    """Mean cosine between the input gradient and the guided one."""
+    cosines = []
+    for x, y in zip(x_NCHW.split(_BATCH), labels[: len(x_NCHW)].split(_BATCH), strict=True):
+        tape = record(network, x, through=through)
+        g = cross_entropy_gradient(tape.logits_NK, y)
+        cosines.append(F.cosine_similarity(tape.pull(g).flatten(1), tape.pull(g, guided=True).flatten(1)))
+    return float(torch.cat(cosines).mean())
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, x_NCHW: Tensor, labels: Tensor) -> float:
+    """In the network's present mode, in percent."""
+    correct = [network(x).argmax(1) == y for x, y in zip(x_NCHW.split(_BATCH), labels.split(_BATCH), strict=True)]
+    return 100 * float(torch.cat(correct).float().mean())
+
+
+@torch.no_grad()
+def statistics_again(trial: Trial) -> nn.Module:
+    """The network with running statistics that are plain means over 5,000 training images."""
+    network = copy.deepcopy(trial.network).train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+    images = torch.as_tensor(trial.dataset.train.images[:5000]).to(trial.device)
+    for x in normalize(images, trial.dataset.mean, trial.dataset.std).split(_BATCH):
+        network(x)
+    return network.eval()
+
+
+def read(file: Path = ROWS) -> list[dict[str, Any]]:
+    """The finished trainings."""
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def missing(rows: list[dict[str, Any]]) -> list[Entry]:
+    """What is still to be trained."""
+    done = {tuple(row[key] for key in ("gradient", "weight", "seed", "warmup")) for row in rows}
+    return [entry for entry in entries() if (entry.gradient, entry.weight, entry.seed, entry.warmup) not in done]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker process does with an entry: nothing where the time is over."""
+
+    source: str
+    until: float
+    threads: int
+
+    def __call__(self, entry: Entry) -> dict[str, Any] | None:
+        torch.set_num_threads(self.threads)
+        return None if time.time() > self.until else run(entry, self.source)
+
+
+def main() -> None:
+    parse = argparse.ArgumentParser(prog="python -m benchmarks.pilot", description=__doc__)
+    parse.add_argument("--data", help="folder of CIFAR-100's Parquet files; trains what is missing")
+    parse.add_argument("--workers", type=int, default=2, help="trainings at a time")
+    parse.add_argument("--minutes", type=float, default=1e6, help="no training starts after so many")
+    parse.add_argument("--rows", type=Path, default=ROWS, help="file of finished trainings")
+    parse.add_argument("--table", action="store_true", help="print what has been found")
+    parse.add_argument("--picture", type=Path, help="draw what has been found")
+    args = parse.parse_args()
+    if args.data:
+        threads = max(1, len(os.sched_getaffinity(0)) // args.workers)
+        job = _Job(args.data, time.time() + 60 * args.minutes, threads)
+        with multiprocessing.get_context("spawn").Pool(args.workers) as pool, args.rows.open("a") as file:
+            todo = missing(read(args.rows))
+            for row in pool.imap_unordered(job, todo):
+                if row is not None:
+                    file.write(json.dumps(row) + "\n")
+                    file.flush()
+                    named = (row[key] for key in ("gradient", "weight", "seed", "warmup", "state"))
+                    print(*named, f"{row['seconds']:.0f} s", flush=True)
+    if args.table or args.picture:
+        from benchmarks import pilot_table
+
+        if args.table:
+            print(pilot_table.table(read(args.rows)))
+        if args.picture:
+            pilot_table.picture(read(args.rows), args.picture)
+
+
+if __name__ == "__main__":
+    main()
