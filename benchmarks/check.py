@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import stock
-from study.config import NETWORKS, REG_ERRORS, TrialConfig
+from study.config import NETWORKS, REG_ERRORS, REG_GRADIENTS, TrialConfig
 from study.data.augment import normalize
 from study.networks import build
 from study.networks.guided import input_gradients
@@ -75,6 +75,12 @@ def parameter_gradients_of(name: str, device: torch.device) -> Iterator[Finding]
         regularized_step(network, x, y, error=error, weight=3.0)
         stock.one_forward(twin, x, y, 3.0, None, error)
         yield f"{name}: parameter gradients, {error}", deviation(gradients(network), gradients(twin)), 1e-9
+    for through in REG_GRADIENTS[1:]:
+        network, x, y = case(name, device, torch.float64)
+        twin = copy.deepcopy(network)
+        regularized_step(network, x, y, error="cosine", weight=3.0, through=through)
+        stock.by_statistics(twin, x, y, 3.0, through)
+        yield f"{name}: parameter gradients, {through}", deviation(gradients(network), gradients(twin)), 1e-9
 
 
 def trajectory(name: str, device: torch.device, step: Step, dtype: torch.dtype, **options: Any) -> list[Tensor]:
@@ -96,12 +102,13 @@ def _engines(device: torch.device) -> tuple[str, ...]:
 
 def engines_of(name: str, device: torch.device) -> Iterator[Finding]:
     """Losses and running statistics of every engine, against the eager one in float64."""
-    exact = trajectory(name, device, make_step("eager", device), torch.float64)
-    rounded = deviation(trajectory(name, device, make_step("eager", device), torch.float32), exact)
-    for dtype, allowed in ((torch.float64, 1e-9), (torch.float32, max(1e-4, AS_GOOD * rounded))):
-        for engine in _engines(device)[1:]:
-            found = trajectory(name, device, make_step(engine, device), dtype)
-            yield f"{name}: engine {engine}, {str(dtype)[6:]}", deviation(found, exact), allowed
+    for through in REG_GRADIENTS:
+        exact = trajectory(name, device, make_step("eager", device), torch.float64, through=through)
+        rounded = deviation(trajectory(name, device, make_step("eager", device), torch.float32, through=through), exact)
+        for dtype, allowed in ((torch.float64, 1e-9), (torch.float32, max(1e-4, AS_GOOD * rounded))):
+            for engine in _engines(device)[1:]:
+                found = trajectory(name, device, make_step(engine, device), dtype, through=through)
+                yield f"{name}: {through}, engine {engine}, {str(dtype)[6:]}", deviation(found, exact), allowed
 
 
 def reduced_precision_of(name: str, device: torch.device) -> Iterator[Finding]:

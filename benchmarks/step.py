@@ -21,7 +21,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import stock
-from study.config import NETWORKS
+from study.config import NETWORKS, REG_GRADIENTS
 from study.networks import build
 from study.training.engine import make_step
 from study.training.regularizer import regularized_step
@@ -29,14 +29,26 @@ from study.training.regularizer import regularized_step
 CLASSES, WEIGHT, LAZY = 100, 7.5e-3, 4
 DTYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 #: In the order of the table. ``plain`` is what all others are divided by.
-VARIANTS = ("plain", "ours", "ours_lazy4", "stock_one_forward", "stock_two_forwards", "gradient_norm", "smoothgrad")
-ENGINE_VARIANTS = ("ours_fused", "ours_graph", "plain_graph")
-REPORTED = ("ours", "ours_lazy4", "stock_one_forward", "stock_two_forwards")
+VARIANTS = (
+    "plain", "ours", "ours_constant", "ours_inference", "ours_lazy4", "stock_one_forward", "stock_two_forwards",
+    "gradient_norm", "smoothgrad",
+)  # fmt: skip
+ENGINE_VARIANTS = ("ours_fused", "ours_graph", "constant_graph", "inference_graph", "plain_graph")
+REPORTED = ("ours", "ours_constant", "ours_inference", "ours_lazy4", "stock_one_forward", "stock_two_forwards")
+#: The arithmetic of a step in forward passes; of the other variants only the time is comparable.
+FORWARDS = {
+    "plain": 3, "plain_graph": 3, "ours": 7, "ours_fused": 7, "ours_graph": 7, "ours_constant": 7, "constant_graph": 7,
+    "ours_inference": 10, "inference_graph": 10,
+}  # fmt: skip
 WHAT = {
     "plain": "cross-entropy alone, stock autograd, the network as torchvision builds it",
     "ours": "L = L_C + lambda L_R, exact, this package",
-    "ours_fused": "the same with batch-norm's pointwise chains compiled",
-    "ours_graph": "the same, recorded as a CUDA graph",
+    "ours_constant": "the same with batch-norm's statistics as constants in the input gradient",
+    "ours_inference": "the same with the input gradient of inference, from a forward pass of its own",
+    "ours_fused": "ours with batch-norm's pointwise chains compiled",
+    "ours_graph": "ours, recorded as a CUDA graph",
+    "constant_graph": "ours_constant, recorded as a CUDA graph",
+    "inference_graph": "ours_inference, recorded as a CUDA graph",
     "plain_graph": "the plain step, recorded as a CUDA graph",
     "ours_lazy4": f"the same with reg_interval {LAZY}: mean of {LAZY} steps",
     "stock_one_forward": "the same loss, one shared forward pass, stock autograd",
@@ -53,13 +65,15 @@ class Case:
         torch.manual_seed(0)
         self._n, self._dtype, self._device = batch_size, dtype, device
         network = build(name, CLASSES).to(device).to(memory_format=torch.channels_last)
-        self._network = {variant: copy.deepcopy(network) for variant in ("plain", "ours")}
+        self._network = {
+            variant: copy.deepcopy(network) for variant in ("plain", "ours", "ours_constant", "ours_inference")
+        }
         self._network["one"] = stock.guidable(network)
         self._network["two"], self._guided = stock.plain_and_guided(network)
         self._steps = {"ours_fused": make_step("fused", device)}
         self._network["ours_fused"] = self._network["ours"]
         if device.type == "cuda":
-            for variant in ("ours_graph", "plain_graph"):
+            for variant in ENGINE_VARIANTS[1:]:
                 self._steps[variant], self._network[variant] = make_step("graph", device), copy.deepcopy(network)
         self._x = torch.randn(batch_size, 3, 32, 32).to(device, memory_format=torch.channels_last)
         self._y = torch.randint(0, CLASSES, (batch_size,)).to(device)
@@ -67,7 +81,7 @@ class Case:
     def step(self, variant: str) -> None:
         """Gradients of one batch, as the variant computes them; for the lazy one, of ``LAZY`` batches."""
         x, y, dtype = self._x, self._y, self._dtype
-        if variant in ("ours", "plain", *ENGINE_VARIANTS):
+        if variant in ("ours", "ours_constant", "ours_inference", "plain", *ENGINE_VARIANTS):
             self._regularized(variant, 0.0 if variant.startswith("plain") else WEIGHT)
         elif variant == "ours_lazy4":
             for i in range(LAZY):
@@ -84,7 +98,8 @@ class Case:
     def _regularized(self, variant: str, weight: float) -> None:
         network, step = self._network[variant], self._steps.get(variant, regularized_step)
         network.zero_grad()
-        step(network, self._x, self._y, error="cosine", weight=weight, dtype=self._dtype)
+        through = next((name for name in REG_GRADIENTS if name in variant), "batch")
+        step(network, self._x, self._y, error="cosine", weight=weight, through=through, dtype=self._dtype)
 
     def seconds(self, variant: str) -> float:
         """Wall clock of one step, the device's work included."""
@@ -174,8 +189,7 @@ def report(arguments: argparse.Namespace, name: str, device: torch.device, peak:
         low, middle, high = statistics.quantiles(each, n=4)
         ratios[variant] = middle
         typical = statistics.median(seconds[variant])
-        # 3F a plain step, 7F a regularized one; of the others only the time is comparable.
-        used = 7 if variant in ("ours", "ours_fused", "ours_graph") else 3 if variant.startswith("plain") else 0
+        used = FORWARDS.get(variant, 0)
         of_peak = f"{100 * used * flops / typical / peak:.0f} %" if used else ""
         bytes_, base = memory.get(variant), memory.get("plain")
         of_plain = f"{bytes_ / base:.2f}x" if bytes_ and base else ""
@@ -189,7 +203,8 @@ def report(arguments: argparse.Namespace, name: str, device: torch.device, peak:
 def chosen(arguments: argparse.Namespace, device: torch.device) -> tuple[str, ...]:
     """The variants that were asked for and that the device can run."""
     engines = ENGINE_VARIANTS if device.type == "cuda" else ENGINE_VARIANTS[:1]
-    return (*VARIANTS[:5], *(engines if arguments.engines else ()), *(VARIANTS[5:] if arguments.context else ()))
+    context = VARIANTS[-2:]
+    return (*VARIANTS[:-2], *(engines if arguments.engines else ()), *(context if arguments.context else ()))
 
 
 def parser() -> argparse.ArgumentParser:

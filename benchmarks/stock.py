@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from study.training.regularizer import gradient_error
+from study.networks.guided import cross_entropy_gradient
+from study.training.regularizer import StepLoss, gradient_error
 
 #: Noisy copies of the batch in a SmoothGrad-style step, and their noise (Smilkov et al. 2017: 10 to 20 %).
 NOISY, NOISE = 4, 0.15
@@ -37,6 +38,80 @@ class _Switched(torch.autograd.Function):
         return torch.ops.aten.hardtanh_backward(g, y.detach(), 0.0, ctx.ceiling), None, None
 
 
+class _Given(nn.Module):
+    """Batch-norm by statistics that are handed over: no gradient passes them to its input."""
+
+    def __init__(self, layer: nn.BatchNorm2d, statistics: dict[str, tuple[Tensor, Tensor]], name: str) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = layer.weight, layer.bias, layer.eps
+        self.statistics, self.name = statistics, name
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, variance = self.statistics[self.name]
+        scale = self.weight / (variance + self.eps).sqrt()
+        return x * scale.view(1, -1, 1, 1) + (self.bias - mean * scale).view(1, -1, 1, 1)
+
+
+@contextmanager
+def noted_statistics(network: nn.Module, detach: bool) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Means and variances of every batch-norm's input by its name, as the network runs."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def noting(name: str) -> Any:
+        def note(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0].detach() if detach else inputs[0]
+            found[name] = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+
+        return note
+
+    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.BatchNorm2d)]
+    hooks = [layer.register_forward_pre_hook(noting(name)) for name, layer in layers]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def with_given_statistics(network: nn.Module, statistics: dict[str, tuple[Tensor, Tensor]]) -> nn.Module:
+    """The network itself, its batch-norms by the statistics that the dictionary holds when they run."""
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.BatchNorm2d):
+            path, _, last = name.rpartition(".")
+            setattr(network.get_submodule(path), last, _Given(layer, statistics, name))
+    return network
+
+
+class DetachedStep:
+    """L_R with batch-norm's statistics detached throughout: constants for the weights as well.
+
+    Called as :func:`study.training.regularizer.regularized_step` is, for one network.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._statistics: dict[str, tuple[Tensor, Tensor]] = {}
+        self._twin = with_given_statistics(_sharing(guidable(network), network), self._statistics)
+
+    def __call__(
+        self, network: nn.Module, x: Tensor, y: Tensor, *, error: str, weight: float, label_smoothing: float, **_: Any
+    ) -> StepLoss:
+        with noted_statistics(network, detach=True) as found:
+            logits = network(x)
+        self._statistics.update(found)
+        classification = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+        leaf = x.detach().requires_grad_()
+        again = self._twin(leaf)
+        g = cross_entropy_gradient(again, y, label_smoothing)
+        (gradient,) = torch.autograd.grad(again, leaf, g, create_graph=True)
+        self._twin.guided[0] = True  # type: ignore[index, operator]
+        (target,) = torch.autograd.grad(again, leaf, g.detach(), retain_graph=True)
+        self._twin.guided[0] = False  # type: ignore[index, operator]
+        regularization = gradient_error(error, gradient, target).mean()
+        loss = classification + weight * regularization
+        loss.backward()
+        return StepLoss(loss.detach(), classification.detach(), regularization.detach(), logits.detach())
+
+
 class _Rectifier(nn.Module):
     def __init__(self, ceiling: float, guided: list[bool]) -> None:
         super().__init__()
@@ -58,14 +133,19 @@ def guidable(network: nn.Module) -> nn.Module:
     return twin
 
 
+def _sharing(copied: nn.Module, network: nn.Module) -> nn.Module:
+    """The copy itself, with the network's own parameters."""
+    for module, other in zip(network.modules(), copied.modules(), strict=True):
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(other, name, parameter)
+    return copied
+
+
 def plain_and_guided(network: nn.Module) -> tuple[nn.Module, nn.Module]:
     """A copy with torch's own rectifiers, and one that is always guided and shares its parameters."""
     plain = copy.deepcopy(network)
-    guided = guidable(network)
+    guided = _sharing(guidable(network), plain)
     guided.guided[0] = True  # type: ignore[index, operator]
-    for module, other in zip(plain.modules(), guided.modules(), strict=True):
-        for name, parameter in module.named_parameters(recurse=False):
-            setattr(other, name, parameter)
     return plain, guided
 
 
@@ -111,6 +191,24 @@ def two_forwards(
     again = x.detach().requires_grad_()
     (target,) = torch.autograd.grad(_loss(guided, again, y, dtype), again)
     _finish(classification, gradient, target, weight)
+
+
+def by_statistics(network: nn.Module, x: Tensor, y: Tensor, weight: float, through: str, error: str = "cosine") -> None:
+    """L_R of input gradients whose batch-norms have constant statistics: the batch's, or those of ``inference``."""
+    network.zero_grad()
+    twin = _sharing(guidable(network), network)
+    with noted_statistics(network, detach=False) as statistics:
+        classification = _loss(network, x.detach().requires_grad_(), y, None)
+    if through == "inference":
+        layers = dict(network.named_modules())
+        statistics = {name: (layers[name].running_mean, layers[name].running_var) for name in statistics}  # type: ignore[misc]
+    leaf = x.detach().requires_grad_()
+    second = _loss(with_given_statistics(twin, statistics), leaf, y, None)
+    (gradient,) = torch.autograd.grad(second, leaf, create_graph=True)
+    twin.guided[0] = True  # type: ignore[index, operator]
+    (target,) = torch.autograd.grad(second, leaf, retain_graph=True)
+    twin.guided[0] = False  # type: ignore[index, operator]
+    _finish(classification, gradient, target, weight, error)
 
 
 def gradient_norm(network: nn.Module, x: Tensor, y: Tensor, weight: float, dtype: torch.dtype | None) -> None:

@@ -61,9 +61,15 @@ class Subject:
         kept = ("network", "epochs", "lr", "reg_weight", "seed")
         return {"accuracy": accuracy, "temperature": self.temperature, **{k: config[k] for k in kept}}
 
-    def images(self, n: int, skip: int = 0) -> tuple[Tensor, Tensor]:
-        split = self.dataset.scored(skip + n, 500)
-        return torch.as_tensor(split.images[skip:]), torch.as_tensor(split.labels[skip:])
+    def images(self, n: int) -> tuple[Tensor, Tensor]:
+        split = self.dataset.scored(n, 500)
+        return torch.as_tensor(split.images), torch.as_tensor(split.labels)
+
+    def unseen(self, n: int, part: int) -> tuple[Tensor, Tensor]:
+        """Images that a network trained on few did not see; different parts have none in common."""
+        start = self.card["config"]["data"]["train_images"] + n * part
+        train = self.dataset.train
+        return torch.as_tensor(train.images[start : start + n]), torch.as_tensor(train.labels[start : start + n])
 
     def scorer(self, images: tuple[Tensor, Tensor], **other: Any) -> Scorer:
         """Of the images; ``other`` replaces network, temperature, protocol or methods."""
@@ -155,9 +161,8 @@ def others_worth(scorer: Scorer, first: FirstPass) -> dict[str, float]:
     return found
 
 
-def scored(subject: Subject, *, skip: int = 0, n: int = 500, as_it_is: bool = False) -> dict[str, Any]:
+def scored(subject: Subject, images: tuple[Tensor, Tensor], *, as_it_is: bool = False) -> dict[str, Any]:
     """All candidates at the calibrated temperature; ``as_it_is`` adds the masking excess at T = 1."""
-    images = subject.images(n, skip)
     scorer = subject.scorer(images)
     first = scorer.first_pass(stand_ins={})
     own = {**first.maps, "reference": first.reference}
@@ -167,8 +172,20 @@ def scored(subject: Subject, *, skip: int = 0, n: int = 500, as_it_is: bool = Fa
     if as_it_is:
         plain = subject.scorer(images, temperature=1.0)
         first = plain.first_pass(stand_ins={})
-        found |= {f"T1/{k}": v for k, v in summary(plain.masking(first, first.maps, images=n), first.maps).items()}
+        found |= {
+            f"T1/{k}": v for k, v in summary(plain.masking(first, first.maps, images=plain.n), first.maps).items()
+        }
     return subject.about() | found
+
+
+def few(subject: Subject) -> dict[str, Any]:
+    """On 500 validation images."""
+    return scored(subject, subject.images(500))
+
+
+def nothing(subject: Subject, part: int) -> dict[str, Any]:
+    """Of a network that learned nothing, on images of its own, as many as it takes to tell 0.3 pp from 0."""
+    return scored(subject, subject.unseen(3500, part), as_it_is=True)
 
 
 def gates(subject: Subject, other: Subject) -> dict[str, Any]:
@@ -224,14 +241,12 @@ def work(source: str) -> list[tuple[str, str, Callable[[], dict[str, Any]]]]:
             if entry.group == "trained" or (entry.group == "long" and epoch == 12):
                 jobs.append((name, "trained", lambda f=folder: trained(Subject(f, dataset))))  # type: ignore[misc]
             if entry.group == "long":
-                jobs.append((f"{name}-curve", "curve", lambda f=folder: scored(Subject(f, dataset))))  # type: ignore[misc]
+                jobs.append((f"{name}-curve", "curve", lambda f=folder: few(Subject(f, dataset))))  # type: ignore[misc]
             if entry.group == "collapsed":
-                skip, group = 900 * entry.config.seed, "untrained" if epoch == 0 else "collapsed"
-                jobs.append(
-                    (name, group, lambda f=folder, s=skip: scored(Subject(f, dataset), skip=s, n=900, as_it_is=True))
-                )  # type: ignore[misc]
+                group = "untrained" if epoch == 0 else "collapsed"
+                jobs.append((name, group, lambda f=folder, s=entry.config.seed: nothing(Subject(f, dataset), s)))  # type: ignore[misc]
             if entry.group in ("shuffled", "deletions"):
-                jobs.append((name, entry.group, lambda f=folder: scored(Subject(f, dataset))))  # type: ignore[misc]
+                jobs.append((name, entry.group, lambda f=folder: few(Subject(f, dataset))))  # type: ignore[misc]
     at_hand = {e.folder: saved(e, e.saved[-1]) for e in found if there(e, e.saved[-1])}
     for i, name in enumerate(_GATED):
         other = _GATED[(i + 1) % len(_GATED)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.stock import noted_statistics, with_given_statistics
 from study.config import REG_ERRORS, REG_GRADIENTS
 from study.errors import InputError
 from study.networks import build
@@ -60,40 +61,11 @@ EXPECTED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class Constants(nn.Module):
-    """Batch-norm by given statistics, which do not depend on its input."""
-
-    def __init__(self, layer: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
-        super().__init__()
-        self.layer, self.mean, self.variance = layer, mean, variance
-
-    def forward(self, x: Tensor) -> Tensor:
-        def along(t: Tensor) -> Tensor:
-            return t.view(1, -1, 1, 1)
-
-        normal = (x - along(self.mean)) / along((self.variance + self.layer.eps).sqrt())
-        return normal * along(self.layer.weight) + along(self.layer.bias)
-
-
 def with_constants(network: nn.Module, x: Tensor, detach: bool) -> nn.Module:
     """The network with a batch's statistics in the place of batch-norm; they follow the weights unless detached."""
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    hooks = []
-    for name, layer in network.named_modules():
-        if isinstance(layer, nn.BatchNorm2d):
-
-            def note(_layer: nn.Module, inputs: tuple[Tensor], name: str = name) -> None:
-                t = inputs[0].detach() if detach else inputs[0]
-                found[name] = t.mean((0, 2, 3)), t.var((0, 2, 3), unbiased=False)
-
-            hooks.append(layer.register_forward_pre_hook(note))
-    network(x.clone().requires_grad_())
-    for hook in hooks:
-        hook.remove()
-    for name, statistics in found.items():
-        path, _, last = name.rpartition(".")
-        setattr(network.get_submodule(path), last, Constants(network.get_submodule(name), *statistics))
-    return network
+    with noted_statistics(network, detach) as found:
+        network(x.clone().requires_grad_())
+    return with_given_statistics(network, found)
 
 
 def expected_loss(
@@ -184,6 +156,53 @@ def test_gradients_are_those_of_two_passes_of_stock_autograd(name: str, error: s
     expected_regularizer = [(a - b) / weight for a, b in zip(expected, plain, strict=True)]
     assert worst_error(regularizer, expected_regularizer) <= 1e-9
     assert weight * max(float(r.norm()) for r in regularizer) > 1e-3  # the regularizer has its say
+
+
+@pytest.mark.parametrize("name", ["tiny", "airbench16"])
+def test_constant_statistics_give_the_loss_of_detached_ones(name: str) -> None:
+    """Constant in the input gradients is what detaching means there; in the weights' derivative they are followed."""
+    network, x, y = case(name, 4, 16)
+    losses, _ = step(network, x, y, error="cosine", weight=3.0, through="constant")
+    expected = expected_loss(network, x, y, "cosine", 3.0, 0.0, "constant", detach=True)
+    assert losses.loss.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("through", ["constant", "inference"])
+def test_layers_in_eval_mode_have_one_gradient(through: str) -> None:
+    network, x, y = case("tiny", 4, 16)
+    network.eval()
+    _, found = step(network, x, y, error="cosine", weight=3.0, through=through)
+    _, expected = step(network, x, y, error="cosine", weight=3.0)
+    assert worst_error(found, expected) <= 1e-12
+
+
+def test_images_do_not_mix_in_constant_and_inference_gradients() -> None:
+    """An image's input gradient depends on the others through their statistics alone."""
+    network, x, y = case("tiny", 4, 16)
+    for through, mixes in (("batch", True), ("constant", False), ("inference", False)):
+        tape = record(copy.deepcopy(network), x, through=through)
+        g = cross_entropy_gradient(tape.logits_NK, y)
+        g[1:] = 0
+        others = tape.pull(g)[1:]
+        assert bool(others.abs().max() > 0) == mixes
+
+
+def test_inference_moves_running_statistics_once_and_draws_no_dropout() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 36, 10)
+    ).double()
+    x, y = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.arange(4)
+    tape = record(network, x, through="inference")
+    torch.testing.assert_close(tape.logits_NK, copy.deepcopy(network).eval()(x))
+    assert network[1].num_batches_tracked.item() == 0
+    step(network, x, y, error="cosine", weight=1.0, through="inference")
+    assert network[1].num_batches_tracked.item() == 1 and network.training
+
+
+def test_unknown_gradient_is_refused() -> None:
+    network, x, y = case("tiny", 2, 16)
+    with pytest.raises(InputError, match="reg_gradient.*'eval'.*batch, constant, inference"):
+        regularized_step(network, x, y, error="cosine", weight=1.0, through="eval")
 
 
 def test_parts_add_up_and_carry_no_graph() -> None:
