@@ -61,7 +61,7 @@ def entries(source: str) -> list[Entry]:
             found.append(Entry("trained", name, config, (epochs,)))
 
     pair("airbench16-3", "airbench16", 3)
-    for seed in range(10):
+    for seed in range(30):
         config = TrialConfig(
             "tiny", 1, 0.1, reg_weight=3.0, batch_size=64, seed=seed, data=part, evaluation=_EVALUATION
         )

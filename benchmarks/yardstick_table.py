@@ -91,10 +91,8 @@ def _pm(mean: float, se: float, digits: int = 1) -> str:
 
 def networks(rows: Sequence[Row]) -> str:
     """Every network with its scores ± standard error over images."""
-    order = {"trained": 0, "curve": 1, "untrained": 2, "collapsed": 3, "shuffled": 4, "deletions": 5}
-    shown = sorted(
-        (r for r in rows if r["group"] in order and r["group"] != "curve"), key=lambda r: (order[r["group"]], r["name"])
-    )
+    order = {"trained": 0, "untrained": 2, "collapsed": 3, "shuffled": 4, "deletions": 5}
+    shown = sorted((r for r in rows if r["group"] in order), key=lambda r: (order[r["group"]], r["name"]))
     body = []
     for r in shown:
         accuracy = "–" if r["accuracy"] is None else f"{r['accuracy']:.1f}"
@@ -181,7 +179,7 @@ def falls(rows: Sequence[Row]) -> str:
 def nothing_learned(rows: Sequence[Row]) -> str:
     """Means over seeds with 95 % intervals; two one-sided tests of A within the margin."""
     body = []
-    for group in ("untrained", "collapsed", "shuffled"):
+    for group in ("untrained", "collapsed", "untrained, again", "collapsed, again", "shuffled"):
         of = [r for r in rows if r["group"] == group]
         if len(of) < 2:
             continue
