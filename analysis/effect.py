@@ -25,7 +25,7 @@ _LEVELS = 6  # of lambda > 0, at most
 _PER_LEVEL = 4  # configurations, at least
 _SPARE = 3  # configurations beyond the model's coefficients, at least
 #: Exist only with lambda > 0: part of its effect, averaged over.
-_PARTS = ("reg_error", "reg_interval", "reg_warmup_epochs")
+_PARTS = ("reg_error", "reg_interval", "reg_warmup_epochs", "reg_gradient")
 
 
 @dataclass(frozen=True)

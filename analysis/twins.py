@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from study.ledger import Ledger
 
 #: Twins differ in lambda and in what exists only with it; a path says nothing of content.
-_FREE = ("reg_weight", "reg_error", "reg_interval", "reg_warmup_epochs", "data.source")
+_FREE = ("reg_weight", "reg_error", "reg_interval", "reg_warmup_epochs", "reg_gradient", "data.source")
 EXPLAINED = (
     "regularized minus plain on the same validation images; 95 % paired bootstrap over images (10000 resamples): it "
     "covers which images were drawn, not the randomness of training (seeds)"

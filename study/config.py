@@ -32,6 +32,8 @@ REG_ERRORS: tuple[str, ...] = ("cosine", "mse", "mae", "histogram")
 #: Which input gradient the regularizer aligns (docs/decisions/0027): through batch-norm's batch statistics, with these
 #: as constants, or with the running statistics of inference.
 REG_GRADIENTS: tuple[str, ...] = ("batch", "constant", "inference")
+#: What a specification or a command that names none gets. A record that names none is older, and was ``batch``.
+REG_GRADIENT = "constant"
 SCHEDULES: tuple[str, ...] = ("cosine", "step", "constant", "linear")
 #: How convolutions start (study/networks/initialization.py).
 INITIALIZATIONS: tuple[str, ...] = ("default", "dirac")
@@ -142,7 +144,7 @@ class TrialConfig:
     scored, besides the last. ``norm_lr_multiple``: scale and shift of normalization layers train at so many times the
     rate. ``initialization``: ``dirac`` starts every convolution as the identity as far as it is square. ``crop_mode``:
     what lies in ``crop_padding``. Over ``reg_warmup_epochs`` lambda rises linearly to ``reg_weight``.
-    ``reg_gradient``: which input gradient is regularized. At ``reg_weight`` 0 these two are stored as their defaults.
+    ``reg_gradient``: which input gradient is regularized. At ``reg_weight`` 0 these two are stored as 0 and ``batch``.
     """
 
     network: str

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from study.config import DataConfig, EvaluationConfig, TrialConfig, fingerprint
+from study.config import REG_GRADIENT, DataConfig, EvaluationConfig, TrialConfig, fingerprint
 from study.eligible import violations, why_not_eligible
 from study.errors import InputError, expanded
 from study.metrics import OBJECTIVES, SCORE, Direction, Metric, protocol_identity
@@ -84,6 +84,8 @@ class StudySpec(Strict):
         for required in ("network", "lr"):
             if required not in self.space and required not in self.fixed:
                 raise ValueError(f"space.{required}: missing; name it in 'space' or in 'fixed'")
+        if "reg_gradient" not in self.space:
+            self.fixed.setdefault("reg_gradient", REG_GRADIENT)
         ordered(self.space)
         check_constrained(list(self.constraints))
         if self.stopping is not None and "stopping" in self.model_fields_set and not self.fidelity.rungs:

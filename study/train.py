@@ -17,6 +17,7 @@ from study.config import (
     LABELS,
     NETWORKS,
     REG_ERRORS,
+    REG_GRADIENT,
     REG_GRADIENTS,
     SCHEDULES,
     DataConfig,
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add("--reg-error", default="cosine", help=f"error function: {', '.join(REG_ERRORS)}")
     add(
         "--reg-gradient",
-        default="batch",
+        default=REG_GRADIENT,
         help=f"input gradient that is regularized, by what batch-norm is in it: {', '.join(REG_GRADIENTS)}",
     )
     add(

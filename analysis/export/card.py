@@ -192,7 +192,8 @@ def _data(card: Mapping[str, Any], test: Mapping[str, Any]) -> str:
 
 def _training(entry: Mapping[str, Any], config: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     reg = (
-        f"λ = {config['reg_weight']:.6g}, error function {config['reg_error']}, every {config['reg_interval']} step(s)"
+        f"λ = {config['reg_weight']:.6g}, error function {config['reg_error']}, gradient "
+        f"{config.get('reg_gradient', 'batch')}, every {config['reg_interval']} step(s)"
         + (f", rising over {config['reg_warmup_epochs']:g} epoch(s)" if config.get("reg_warmup_epochs") else "")
         if config["reg_weight"]
         else "λ = 0: trained for accuracy alone"

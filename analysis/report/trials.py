@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from study import metrics
+from study.config import DEFAULTS
 from study.errors import InputError
 from study.metrics import ACCURACY, FAITHFULNESS, METHODS, PARTS, Metric
 
@@ -27,7 +28,7 @@ SECTIONS = 24  # front trials with a section of their own, maps and tables
 _OPTIONS = {
     "network": "--network", "epochs": "--epochs", "lr": "--lr", "reg_weight": "--reg-weight",
     "reg_error": "--reg-error", "reg_interval": "--reg-interval",
-    "reg_warmup_epochs": "--reg-warmup-epochs", "batch_size": "--batch-size",
+    "reg_gradient": "--reg-gradient", "reg_warmup_epochs": "--reg-warmup-epochs", "batch_size": "--batch-size",
     "accumulate": "--accumulate", "weight_decay": "--weight-decay",
     "norm_lr_multiple": "--norm-lr-multiple", "initialization": "--initialization",
     "label_smoothing": "--label-smoothing", "schedule": "--schedule", "warmup_epochs": "--warmup-epochs",
@@ -212,7 +213,11 @@ def train_command(study: StudyTable, row: int) -> tuple[str, list[str]]:
     from study.train import config_from, parser
 
     parse = parser()
-    held = {name: study.column(name)[row] for name in (*study.params, "seed")}
+    # An older study does not name its gradient, and the command's default is another one.
+    held = {"reg_gradient": DEFAULTS["reg_gradient"]}
+    held |= {name: study.column(name)[row] for name in (*study.params, "seed")}
+    if held.get("reg_weight") == 0:
+        del held["reg_gradient"]
     words: list[str] = []
     for name, option in _OPTIONS.items():
         value = held.get(name)

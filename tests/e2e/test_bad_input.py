@@ -41,7 +41,7 @@ SPEC_ERRORS = {
     "unknown key": ("seed: 0", "sed: 0", ["spec.yaml:24", "sed"]),
     "wrong type": ("trials: 8", "trials: many", ["budget.trials", "'many'"]),
     "bounds reversed": ("[0.02, 0.5]", "[0.5, 0.02]", ["space.lr", "reversed"]),
-    "log scale with 0": ("[1.0e-3, 10]", "[0, 10]", ["space.reg_weight", "log scale"]),
+    "log scale with 0": ("[5.0e-3, 1]", "[0, 10]", ["space.reg_weight", "log scale"]),
     "condition on an unknown parameter": ("reg_weight > 0", "reg_wt > 0", ["space.reg_error", "'reg_wt'"]),
     "unknown network": ("[tiny, small]", "[tiny, smal]", ["space.network", "'smal'"]),
     "unknown error function": ("[cosine, mse]", "[cosine, hinge]", ["space.reg_error", "'hinge'"]),

@@ -49,7 +49,7 @@ BAD = {
     "unknown key": ("seed: 0", "sed: 0", ["spec.yaml:24", "sed", "unknown key", "seed"]),
     "wrong type": ("trials: 8", "trials: many", ["budget.trials", "'many'", "integer"]),
     "bounds reversed": ("[0.02, 0.5]", "[0.5, 0.02]", ["space.lr", "[0.5, 0.02]", "write [0.02, 0.5]"]),
-    "log scale with 0": ("[1.0e-3, 10]", "[0, 10]", ["space.reg_weight", "log scale", "zero: true"]),
+    "log scale with 0": ("[5.0e-3, 1]", "[0, 10]", ["space.reg_weight", "log scale", "zero: true"]),
     "condition on unknown": ("reg_weight > 0", "reg_wt > 0", ["space.reg_error.when", "'reg_wt'", "reg_weight"]),
     "condition on itself": ("reg_weight > 0", "reg_error == mse", ["space.reg_error.when", "circle"]),
     "condition unreadable": ("reg_weight > 0", "reg_weight maybe", ["space.reg_error.when", "not a condition"]),
