@@ -28,7 +28,7 @@ FOLDER = Path("results/yardstick")
 class Entry:
     """One training. ``group`` says what it is for; entries that differ in their seed alone share ``name``."""
 
-    group: str  # trained | long | collapsed | shuffled | deletions
+    group: str  # trained | long | collapsed | shuffled | deletions | grids
     name: str
     config: TrialConfig
     saved: tuple[int, ...]
@@ -86,6 +86,8 @@ def entries(source: str) -> list[Entry]:
     for seed in (0, 1):
         config = recipe("airbench16", 3, seed, data=whole)
         found.append(Entry("deletions", "airbench16-3-deletions", config, (3,)))
+    for seed in (0, 1):
+        found.append(Entry("grids", "small-3", recipe("small", 3, seed, data=whole), (3,)))
     return found
 
 
