@@ -18,7 +18,7 @@ from PIL import Image
 from pyarrow import parquet
 
 ROOT = Path(__file__).parents[2]
-QUICK = (ROOT / "search_spaces" / "quick.yaml").read_text()
+EXAMPLE = (ROOT / "tests" / "spec" / "example.yaml").read_text()
 UNUSED_PORT = 9  # the discard service: nothing listens there
 
 
@@ -51,14 +51,14 @@ SPEC_ERRORS = {
 
 @pytest.mark.parametrize(("old", "new", "parts"), SPEC_ERRORS.values(), ids=list(SPEC_ERRORS))
 def test_refused_specification(tmp_path: Path, old: str, new: str, parts: list[str]) -> None:
-    (tmp_path / "spec.yaml").write_text(QUICK.replace(old, new))
+    (tmp_path / "spec.yaml").write_text(EXAMPLE.replace(old, new))
     result = command("study.run", "spec.yaml", cwd=tmp_path)
     assert_refused(result, *parts)
     assert [p.name for p in tmp_path.iterdir()] == ["spec.yaml"]
 
 
 def test_help_and_refusal_answer_within_a_second(tmp_path: Path) -> None:
-    (tmp_path / "spec.yaml").write_text(QUICK.replace("seed: 0", "sed: 0"))
+    (tmp_path / "spec.yaml").write_text(EXAMPLE.replace("seed: 0", "sed: 0"))
     for arguments in (("--help",), ("spec.yaml",)):
         seconds = []
         for _ in range(3):
@@ -108,7 +108,7 @@ def write_parquet(folder: Path, **columns: pa.Array) -> Path:
 
 
 def refused_data(tmp_path: Path, *parts: str) -> None:
-    (tmp_path / "spec.yaml").write_text(QUICK)
+    (tmp_path / "spec.yaml").write_text(EXAMPLE)
     assert_refused(command("study.run", "spec.yaml", "--data", "images", cwd=tmp_path), *parts)
     assert not list(tmp_path.glob("results/*"))
     leftovers = list((tmp_path / "cache").rglob("*.npy"))
@@ -160,7 +160,7 @@ def test_pickle_in_an_archive_is_not_executed(tmp_path: Path) -> None:
 
 
 def test_results_folder_that_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / "spec.yaml").write_text(QUICK)
+    (tmp_path / "spec.yaml").write_text(EXAMPLE)
     (tmp_path / "taken").write_text("")
     result = command("study.run", "spec.yaml", "--storage", "taken", cwd=tmp_path)
     assert_refused(result, "taken", "--storage")
@@ -171,7 +171,7 @@ def test_results_folder_that_is_a_file(tmp_path: Path) -> None:
 def test_read_only_and_full_results_folder(tmp_path: Path, options: str, word: str) -> None:
     if shutil.which("unshare") is None or os.geteuid() != 0:
         pytest.skip("needs root and unshare for a file system of its own")
-    (tmp_path / "spec.yaml").write_text(QUICK)
+    (tmp_path / "spec.yaml").write_text(EXAMPLE)
     (tmp_path / "disk").mkdir()
     mount = f'mount -t tmpfs -o {options} none disk && exec "$@"'
     prefix = ("unshare", "-m", "sh", "-c", mount, "sh")
@@ -180,7 +180,7 @@ def test_read_only_and_full_results_folder(tmp_path: Path, options: str, word: s
 
 @pytest.mark.slow
 def test_unreachable_servers(tmp_path: Path) -> None:
-    (tmp_path / "spec.yaml").write_text(QUICK)
+    (tmp_path / "spec.yaml").write_text(EXAMPLE)
     server = f"http://127.0.0.1:{UNUSED_PORT}"
     assert_refused(command("study.run", "spec.yaml", "--tracking-uri", server, cwd=tmp_path), server)
     address = f"127.0.0.1:{UNUSED_PORT}"
@@ -193,7 +193,7 @@ def test_unreachable_servers(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_more_gpus_than_the_cluster_has(tmp_path: Path) -> None:
-    (tmp_path / "spec.yaml").write_text(QUICK.replace("gpus: 0", "gpus: 60"))
+    (tmp_path / "spec.yaml").write_text(EXAMPLE.replace("gpus: 0", "gpus: 60"))
     assert_refused(command("study.run", "spec.yaml", cwd=tmp_path), "resources.gpus", "60 GPUs", "--address")
     assert not list(tmp_path.glob("results/spec"))
 

@@ -12,17 +12,17 @@ from study.play import Images
 from study.spec import load_spec
 from tests.plan.profiles import profile
 
-QUICK = Path(__file__).parents[2] / "search_spaces" / "quick.yaml"
+EXAMPLE = Path(__file__).parents[1] / "spec" / "example.yaml"
 IMAGES = Images(1600, 400, 10)
 
 
 def test_the_same_study_has_the_same_plan() -> None:
-    plans = [make_plan(load_spec(QUICK), profile(spread=0.1), IMAGES, at_once=2) for _ in range(2)]
+    plans = [make_plan(load_spec(EXAMPLE), profile(spread=0.1), IMAGES, at_once=2) for _ in range(2)]
     assert plans[0] == plans[1]
 
 
 def test_quantiles_are_in_order_and_the_interval_is_not_a_point() -> None:
-    plan = make_plan(load_spec(QUICK), profile(start=4.0, spread=0.1), IMAGES, at_once=2)
+    plan = make_plan(load_spec(EXAMPLE), profile(start=4.0, spread=0.1), IMAGES, at_once=2)
     low, middle, high = plan.interval("wall")
     assert low < middle < high
     inside = sum(low <= o.wall <= high for o in plan.outcomes) / len(plan.outcomes)
@@ -30,7 +30,7 @@ def test_quantiles_are_in_order_and_the_interval_is_not_a_point() -> None:
 
 
 def test_more_at_once_ends_earlier_and_takes_no_less_work() -> None:
-    plans = [make_plan(load_spec(QUICK), profile(), IMAGES, at_once=n) for n in (1, 2, 8)]
+    plans = [make_plan(load_spec(EXAMPLE), profile(), IMAGES, at_once=n) for n in (1, 2, 8)]
     walls = [p.interval("wall")[1] for p in plans]
     assert walls[0] > walls[1] > walls[2]
     assert plans[0].at_once == 1 and plans[2].at_once == 8
@@ -42,7 +42,7 @@ def test_more_at_once_ends_earlier_and_takes_no_less_work() -> None:
 def test_what_is_paid_for(tmp_path: Path, resources: str, at_once: int, units: int) -> None:
     """Machines with room for two trials; GPUs that two trials share, or of which one takes two."""
     file = tmp_path / "spec.yaml"
-    file.write_text(QUICK.read_text().replace("{cpus: 1, gpus: 0}", resources))
+    file.write_text(EXAMPLE.read_text().replace("{cpus: 1, gpus: 0}", resources))
     plan = make_plan(load_spec(file), profile(), IMAGES, at_once=at_once, price=2)
     assert plan.units == units
     cost = 2 * units * plan.interval("wall")[1] / 3600
@@ -52,13 +52,13 @@ def test_what_is_paid_for(tmp_path: Path, resources: str, at_once: int, units: i
 
 @pytest.mark.parametrize(("time", "words"), [("10s", "time budget of 10 s, not the 8 trials"), ("5h", "8 trials, not")])
 def test_which_budget_ends_first(time: str, words: str) -> None:
-    spec = load_spec(QUICK, overrides={"budget.time": time})
+    spec = load_spec(EXAMPLE, overrides={"budget.time": time})
     text = "\n".join(make_plan(spec, profile(), IMAGES, at_once=2).lines())
     assert words in text and "100 % of the plays" in text
 
 
 def test_lines_are_short_and_the_names_stand_over_their_numbers() -> None:
-    spec = load_spec(QUICK)
+    spec = load_spec(EXAMPLE)
     lines = make_plan(spec, profile(), IMAGES, at_once=2, price=1.5).lines()
     assert max(len(line) for line in lines) <= 100
     assert "the best 1/3 go on" in lines[0]
@@ -84,7 +84,7 @@ def test_numbers_as_people_say_them() -> None:
 )
 def test_refused_options(options: dict, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match=words):
-        plan_study(load_spec(QUICK), "quick", **options)
+        plan_study(load_spec(EXAMPLE), "quick", **options)
     assert capsys.readouterr().out == ""
 
 
@@ -94,7 +94,7 @@ def test_a_plan_from_a_profile_needs_no_torch(tmp_path: Path) -> None:
     import sys
 
     profile().write(tmp_path / "p.json")
-    text = QUICK.read_text().replace("source: shapes", "source: cifar100")
+    text = EXAMPLE.read_text().replace("source: shapes", "source: cifar100")
     (tmp_path / "spec.yaml").write_text(text)
     script = (
         "import sys; from study.run import main; "

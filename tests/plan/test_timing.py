@@ -11,11 +11,11 @@ from study.play import Images
 from study.spec import load_spec
 from study.timing import configurations, measure
 
-QUICK = Path(__file__).parents[2] / "search_spaces" / "quick.yaml"
+EXAMPLE = Path(__file__).parents[1] / "spec" / "example.yaml"
 
 
 def test_every_network_and_batch_size_is_timed_once(tmp_path: Path) -> None:
-    text = QUICK.read_text().replace("batch_size: 32, ", "").replace("space:", "space:\n  batch_size: {int: [8, 64]}")
+    text = EXAMPLE.read_text().replace("batch_size: 32, ", "").replace("space:", "space:\n  batch_size: {int: [8, 64]}")
     (tmp_path / "spec.yaml").write_text(text)
     timed = [(c.network, c.batch_size) for c in configurations(load_spec(tmp_path / "spec.yaml"))]
     assert sorted(timed) == [("small", 8), ("small", 64), ("tiny", 8), ("tiny", 64)]
@@ -23,7 +23,7 @@ def test_every_network_and_batch_size_is_timed_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_at_once_on_this_machine() -> None:
-    spec = load_spec(QUICK)
+    spec = load_spec(EXAMPLE)
     profile = measure(spec, n_classes=10, at_once=2, seconds=2)
     assert profile.at_once == min(2, profile.slots)
     tiny, small = profile.speeds

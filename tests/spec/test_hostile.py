@@ -10,7 +10,7 @@ import pytest
 from study.errors import EXIT_BAD_INPUT, InputError, run_command
 from study.spec import load_spec
 
-QUICK = (Path(__file__).parents[2] / "search_spaces" / "quick.yaml").read_text()
+EXAMPLE = (Path(__file__).parents[1] / "spec" / "example.yaml").read_text()
 METHODS = "methods: [grad_cam, grad_cam_plus_plus]"
 
 CASES = {
@@ -38,9 +38,9 @@ CASES = {
 
 @pytest.mark.parametrize(("old", "new", "parts"), CASES.values(), ids=list(CASES))
 def test_one_line_that_names_the_key(tmp_path: Path, old: str, new: str, parts: list[str]) -> None:
-    assert old in QUICK
+    assert old in EXAMPLE
     file = tmp_path / "spec.yaml"
-    file.write_text(QUICK.replace(old, new))
+    file.write_text(EXAMPLE.replace(old, new))
     with pytest.raises(InputError) as refusal:
         load_spec(file)
     for part in parts:
@@ -82,7 +82,7 @@ def test_options_are_refused_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "spec.yaml").write_text(QUICK)
+    (tmp_path / "spec.yaml").write_text(EXAMPLE)
     given = ["spec.yaml", *arguments] if command == "study.run" and arguments[0].startswith("--") else arguments
     main = importlib.import_module(command).main
     assert run_command(main, given) == EXIT_BAD_INPUT

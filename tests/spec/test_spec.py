@@ -13,13 +13,14 @@ from study.space import Condition, complete
 from study.spec import StudySpec, load_spec, parse_duration
 
 SPECS = Path(__file__).parents[2] / "search_spaces"
-QUICK = (SPECS / "quick.yaml").read_text()
+EXAMPLE_FILE = Path(__file__).with_name("example.yaml")
+EXAMPLE = EXAMPLE_FILE.read_text()
 
 
 def write(folder: Path, old: str = "", new: str = "") -> Path:
-    assert old in QUICK
+    assert old in EXAMPLE
     file = folder / "spec.yaml"
-    file.write_text(QUICK.replace(old, new) if old else QUICK)
+    file.write_text(EXAMPLE.replace(old, new) if old else EXAMPLE)
     return file
 
 
@@ -124,7 +125,7 @@ def test_fingerprint_follows_what_determines_a_result(tmp_path: Path) -> None:
 
 
 def test_conditional_parameters_exist_only_where_they_hold() -> None:
-    spec = load_spec(SPECS / "quick.yaml")
+    spec = load_spec(EXAMPLE_FILE)
     assert "reg_error" not in complete(spec.space, {"reg_weight": 0.0})
     assert complete(spec.space, {"reg_weight": 1.0})["reg_error"] == "cosine"
 
@@ -142,7 +143,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 
 def test_weighted_sum_is_one_objective() -> None:
-    spec = load_spec(SPECS / "quick.yaml", overrides={"scalarize": {"accuracy": 1.0, "faithfulness": 2.0}})
+    spec = load_spec(EXAMPLE_FILE, overrides={"scalarize": {"accuracy": 1.0, "faithfulness": 2.0}})
     assert [m.name for m in spec.targets] == ["score"]
     assert spec.target_values({"val/accuracy": 50.0, "val/faithfulness": 4.0}) == [58.0]
 
@@ -154,7 +155,7 @@ def test_grid_has_each_point_once() -> None:
 
 
 def test_trial_config_round_trip() -> None:
-    spec: StudySpec = load_spec(SPECS / "quick.yaml")
+    spec: StudySpec = load_spec(EXAMPLE_FILE)
     for point in spec.first_points():
         config = spec.trial_config(point)
         assert TrialConfig.from_dict(config.to_dict()) == config
@@ -162,11 +163,11 @@ def test_trial_config_round_trip() -> None:
 
 def test_a_parameter_that_a_specification_does_not_name_is_no_part_of_its_identity() -> None:
     """A study that was begun before the parameter existed is continued under the same name."""
-    text = json.dumps(load_spec(SPECS / "quick.yaml").identity("content"))
+    text = json.dumps(load_spec(EXAMPLE_FILE).identity("content"))
     assert "crop_padding" in text and not any(name in text for name in ("crop_mode", "norm_lr_multiple", "gamma"))
 
 
 def test_identity_survives_a_file() -> None:
-    identity = load_spec(SPECS / "quick.yaml").identity("content")
+    identity = load_spec(EXAMPLE_FILE).identity("content")
     assert json.loads(json.dumps(identity)) == identity
     assert identity["space"]["lr"]["float"] == [0.02, 0.5]

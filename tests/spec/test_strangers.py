@@ -10,12 +10,12 @@ import pytest
 from study.errors import EXIT_BAD_INPUT, run_command
 from study.run import main
 
-QUICK = (Path(__file__).parents[2] / "search_spaces" / "quick.yaml").read_text()
+EXAMPLE = (Path(__file__).parents[1] / "spec" / "example.yaml").read_text()
 
 
 def instead(old: str, new: str) -> str:
-    assert old in QUICK
-    return QUICK.replace(old, new)
+    assert old in EXAMPLE
+    return EXAMPLE.replace(old, new)
 
 
 def bomb(levels: int = 9) -> str:
@@ -32,7 +32,7 @@ CASES = {
     "aliases of aliases": (instead("batch_size: 32", f"batch_size: {bomb()}"), "spec.yaml:15: more than 20000 values"),
     "an alias of itself": (instead("batch_size: 32", "batch_size: &a [*a]"), "recursive"),
     "many values": (instead("[tiny, small]", f"[{'1,' * 20_000}]"), "more than 20000 values"),
-    "a large file": (QUICK + "#" * (1 << 20), "larger than 1 MiB"),
+    "a large file": (EXAMPLE + "#" * (1 << 20), "larger than 1 MiB"),
     "deep lists": (instead("batch_size: 32", "batch_size: " + "[" * 100_000), "nested deeper than 32"),
     "deep mappings": (instead("batch_size: 32", "batch_size: " + "{a: " * 5000), "nested deeper than 32"),
     "deep blocks": ("".join(" " * i + "a:\n" for i in range(500)), "nested deeper than 32"),
@@ -48,8 +48,8 @@ CASES = {
     "a second line": (instead("source: shapes", 'source: "shapes\\nerror: all is well"'), "U+000A"),
     "text that runs backwards": (instead("source: shapes", 'source: "\u202epath"'), "U+202E"),
     "half a character": (instead("[tiny, small]", '["\\ud800"]'), "U+D800"),
-    "bytes that are no text": (QUICK + "\udcff", "cannot be read: 'utf-8'"),
-    "a raw NUL": (QUICK + "\0", "not valid YAML: special characters are not allowed"),
+    "bytes that are no text": (EXAMPLE + "\udcff", "cannot be read: 'utf-8'"),
+    "a raw NUL": (EXAMPLE + "\0", "not valid YAML: special characters are not allowed"),
     "a path that is too long": (instead("source: shapes", f"source: /{'x' * 5000}"), "no such folder"),
     "somebody's home": (instead("source: shapes", "source: ~nobody-of-that-name/x"), "no such user's home"),
     "somewhere else": (instead("source: shapes", "source: ../../../../../proc"), "has no train*.parquet"),
@@ -88,7 +88,7 @@ def test_a_name_that_is_no_folders_is_refused(
 ) -> None:
     (tmp_path / "inside").mkdir()
     monkeypatch.chdir(tmp_path / "inside")
-    (tmp_path / "spec.yaml").write_text(QUICK)
+    (tmp_path / "spec.yaml").write_text(EXAMPLE)
     assert run_command(main, ["../spec.yaml", "--local", f"{option}={name}"]) == EXIT_BAD_INPUT
     refused_in_one_line(capsys, f"error: {option} ")
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["inside", "spec.yaml"]

@@ -12,7 +12,7 @@ from study.spec import load_spec
 from study.terms import Constraint
 from study.warmstart import _front_first
 
-SPEC = load_spec(Path(__file__).parents[2] / "search_spaces" / "quick.yaml")
+SPEC = load_spec(Path(__file__).parents[1] / "spec" / "example.yaml")
 
 
 def test_only_points_that_could_be_on_the_earlier_front_are_tried_and_those_that_go_on() -> None:
