@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.geometry import Bools, Floats
+from study.config import WITH_LAMBDA
 from study.metrics import Metric
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ LEVEL = 0.95
 _LEVELS = 6  # of lambda > 0, at most
 _PER_LEVEL = 4  # configurations, at least
 _SPARE = 3  # configurations beyond the model's coefficients, at least
-#: Exist only with lambda > 0: part of its effect, averaged over.
-_PARTS = ("reg_error", "reg_interval", "reg_warmup_epochs", "reg_gradient")
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,7 @@ def _covariates(study: StudyTable, rows: np.ndarray[Any, Any]) -> tuple[Floats, 
     used = []
     space = study.spec.get("space") or {}
     for name in study.varied():
-        if name in ("reg_weight", *_PARTS) or name.startswith(("data.", "evaluation.")):
+        if name in ("reg_weight", *WITH_LAMBDA) or name.startswith(("data.", "evaluation.")):
             continue
         values: Sequence[Any] = [study.column(name)[row] for row in rows]
         kinds = sorted({str(v) for v in values})

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from study import metrics
-from study.config import DEFAULTS
+from study.config import DEFAULTS, WITH_LAMBDA
 from study.eligible import CONSTRAINED, constraints_of, why_not_eligible
 from study.errors import InputError
 from study.ledger import TrialRecord
@@ -130,8 +130,15 @@ class StudyTable:
         return [f"scored under {p}" if p and p != latest else "" for p in of_complete]
 
     def varied(self) -> list[str]:
-        """Params that differ between trials."""
-        return [name for name in self.params if self.trials[name].combine_chunks().unique().__len__() > 1]
+        """Params that differ between trials; what exists only with lambda, between those that have it."""
+        weights = self.column("reg_weight") if "reg_weight" in self.params else []
+        some = [row for row, weight in enumerate(weights) if weight]
+
+        def values(name: str) -> set[Any]:
+            column = self.column(name)
+            return {column[row] for row in some} if some and name in WITH_LAMBDA[1:] else set(column)
+
+        return [name for name in self.params if len(values(name)) > 1]
 
     def counts(self) -> dict[str, int]:
         """Trials by state, in the order of ``metrics.STATES``; states without trials are left out."""

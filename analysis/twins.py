@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study import metrics
+from study.config import WITH_LAMBDA
 from study.eligible import empty_line
 from study.errors import InputError, Parser, refuse_empty, run_command
 from study.metrics import FAITHFULNESS, OBJECTIVES, PARTS
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from study.ledger import Ledger
 
 #: Twins differ in lambda and in what exists only with it; a path says nothing of content.
-_FREE = ("reg_weight", "reg_error", "reg_interval", "reg_warmup_epochs", "reg_gradient", "data.source")
+_FREE = ("reg_weight", *WITH_LAMBDA, "data.source")
 EXPLAINED = (
     "regularized minus plain on the same validation images; 95 % paired bootstrap over images (10000 resamples): it "
     "covers which images were drawn, not the randomness of training (seeds)"

@@ -34,6 +34,8 @@ REG_ERRORS: tuple[str, ...] = ("cosine", "mse", "mae", "histogram")
 REG_GRADIENTS: tuple[str, ...] = ("batch", "constant", "inference")
 #: What a specification or a command that names none gets. A record that names none is older, and was ``batch``.
 REG_GRADIENT = "constant"
+#: Parameters that mean something only with lambda above 0.
+WITH_LAMBDA: tuple[str, ...] = ("reg_error", "reg_interval", "reg_warmup_epochs", "reg_gradient")
 SCHEDULES: tuple[str, ...] = ("cosine", "step", "constant", "linear")
 #: How convolutions start (study/networks/initialization.py).
 INITIALIZATIONS: tuple[str, ...] = ("default", "dirac")
