@@ -79,6 +79,7 @@ def test_a_cluster_without_a_study_shows_its_machines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     node = {"address": "10.0.0.2", "alive": True, "cpus": 8.0, "gpus": 1.0}
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STUDY_STORAGE", str(tmp_path))
     monkeypatch.setattr("study.tuning.capacity.machines", lambda: [node])
     assert main(["--local"]) == 0

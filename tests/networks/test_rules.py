@@ -45,6 +45,7 @@ class Entered(nn.Module):
         self.entry.bias = nn.Parameter(x.flatten().clone())
         self.layer = layer
         self.shape = tuple(x.shape)
+        self.through = "batch"
 
     def forward(self, zero: Tensor) -> Tensor:
         return self.layer(self.entry(zero).view(self.shape))
@@ -85,7 +86,8 @@ class Gradient(torch.autograd.Function):
 
 def tape_of(network: Entered) -> Any:
     torch.manual_seed(0)  # one dropout mask for all
-    return record(network, torch.zeros(1, network.entry.in_features, dtype=torch.float64))
+    zero = torch.zeros(1, network.entry.in_features, dtype=torch.float64)
+    return record(network, zero, through=network.through)
 
 
 def batch_norm(kind: Callable[..., nn.Module], c: int, *, training: bool = True, **options: Any) -> nn.Module:
@@ -176,6 +178,20 @@ def test_first_and_second_derivative(name: str) -> None:
     """In the input (the entry's bias), in every parameter and, for the second, in the arriving gradient."""
     layer, x = made(name)
     network = Entered(layer, x).double()
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    assert torch.autograd.gradcheck(lambda *p: Value.apply(network, *p), parameters)
+    g = torch.randn_like(tape_of(network).logits_NK).requires_grad_()
+    assert torch.autograd.gradcheck(lambda *p: Gradient.apply(network, *p), [g, *parameters])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("through", ["constant", "inference"])
+@pytest.mark.parametrize("name", [name for name in CASES if "batch-norm" in name or "dropout" in name])
+def test_derivatives_of_the_other_gradients(name: str, through: str) -> None:
+    """Where layers differ: with the statistics constant in the input gradient, its derivative still follows them."""
+    layer, x = made(name)
+    network = Entered(layer, x).double()
+    network.through = through
     parameters = [p for p in network.parameters() if p.requires_grad]
     assert torch.autograd.gradcheck(lambda *p: Value.apply(network, *p), parameters)
     g = torch.randn_like(tape_of(network).logits_NK).requires_grad_()

@@ -141,7 +141,7 @@ def test_twins_of_front_points_differ_in_lambda_alone(tmp_path: Path) -> None:
     assert searcher.enqueue_twins() == 0  # asking again queues nothing twice
     assert searcher.remaining() == 1
     twin = searcher.suggest("twin")
-    assert twin["trial"] == {**configs[2]["trial"], "reg_weight": 0.0, "reg_error": None}
+    assert twin["trial"] == {**configs[2]["trial"], "reg_weight": 0.0, "reg_error": None, "reg_gradient": "batch"}
     assert twin["trial"]["network"] == "small"
     assert twin["tags"]["study.twin_of"] == "2"
     assert searcher.suggest("after") == Searcher.FINISHED
