@@ -232,6 +232,10 @@ def test_the_training_command_trains_this_very_trial() -> None:
     study = invented_table([(3, ours, scored(1, 1))])
     command, left_out = train_command(study, 0)
     assert config_from(parser().parse_args(command.split()[3:])) == config and left_out == []
+    older = {
+        k: v for k, v in ours.items() if k != "reg_gradient"
+    }  # there was one gradient, and it is not today's default
+    assert "--reg-gradient batch" in train_command(invented_table([(3, older, scored(1, 1))]), 0)[0]
     study = invented_table([(3, {**ours, "gamma": 0.5, "evaluation.shifts": 2, "rungs": [3]}, scored(1, 1))])
     assert sorted(train_command(study, 0)[1]) == ["evaluation.shifts 2", "gamma 0.5"]
 

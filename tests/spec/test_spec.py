@@ -11,6 +11,7 @@ from study.config import TrialConfig
 from study.errors import InputError
 from study.space import Condition, complete
 from study.spec import StudySpec, load_spec, parse_duration
+from study.studyfile import differing
 
 SPECS = Path(__file__).parents[2] / "search_spaces"
 EXAMPLE_FILE = Path(__file__).with_name("example.yaml")
@@ -171,3 +172,16 @@ def test_identity_survives_a_file() -> None:
     identity = load_spec(EXAMPLE_FILE).identity("content")
     assert json.loads(json.dumps(identity)) == identity
     assert identity["space"]["lr"]["float"] == [0.02, 0.5]
+
+
+def test_a_specification_that_names_no_gradient_gets_the_default_and_an_older_study_of_it_is_another(
+    tmp_path: Path,
+) -> None:
+    """A study begun before the choice existed ran with ``batch``; it is not continued with another gradient."""
+    spec = load_spec(write(tmp_path, "reg_gradient: constant, ", ""))
+    assert spec.fixed["reg_gradient"] == "constant"
+    now = spec.identity("content")
+    before = {**now, "fixed": {k: v for k, v in now["fixed"].items() if k != "reg_gradient"}}
+    assert differing(now, before) == ["fixed.reg_gradient"]
+    named = load_spec(write(tmp_path, "reg_gradient: constant, ", "reg_gradient: batch, ")).identity("content")
+    assert differing(named, before) == []
