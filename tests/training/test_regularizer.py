@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.stock import noted_statistics, with_given_statistics
-from study.config import REG_ERRORS, REG_GRADIENTS
+from study.config import REG_ERRORS
 from study.errors import InputError
 from study.networks import build
 from study.networks.guided import cross_entropy_gradient, record
@@ -125,8 +125,10 @@ def worst_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return max(float((a - b).norm()) / max(float(b.norm()), floor) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("through", REG_GRADIENTS)
-@pytest.mark.parametrize("error", REG_ERRORS)
+@pytest.mark.parametrize(
+    ("error", "through"),
+    [*((error, "batch") for error in REG_ERRORS), ("cosine", "constant"), ("mse", "constant"), ("cosine", "inference")],
+)
 @pytest.mark.parametrize(
     "name",
     [
