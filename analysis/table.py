@@ -136,7 +136,9 @@ class StudyTable:
 
         def values(name: str) -> set[Any]:
             column = self.column(name)
-            return {column[row] for row in some} if some and name in WITH_LAMBDA[1:] else set(column)
+            # The error function is None without lambda, and shown beside one that is not.
+            without_meaning = name in WITH_LAMBDA and name != "reg_error"
+            return {column[row] for row in some} if some and without_meaning else set(column)
 
         return [name for name in self.params if len(values(name)) > 1]
 

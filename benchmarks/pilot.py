@@ -88,10 +88,7 @@ def run(entry: Entry, source: str) -> dict[str, Any]:
             trial._step_with = stock.DetachedStep(trial.network)
         while not trial.finished:
             trial.step()
-    last = trial.history[-1] if trial.history else {}
-    found = {name: value for name, value in last.items() if not trial.reason}
-    if not trial.reason:
-        found |= measured(trial)
+    found = {} if trial.reason else trial.history[-1] | measured(trial)
     device = torch.cuda.get_device_name() if trial.device.type == "cuda" else "CPU"
     seconds = time.perf_counter() - start
     return {**asdict(entry), "state": trial.state, "epoch": trial.epoch, "device": device, "seconds": seconds, **found}
