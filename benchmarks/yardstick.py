@@ -75,7 +75,7 @@ class Subject:
         """Of the images; ``other`` replaces network, temperature, protocol or methods."""
         protocol = other.pop("protocol", "paper")
         methods = other.pop("methods", METHODS)
-        config = EvaluationConfig(methods=methods, protocol=protocol, images=None, masking_images=2)
+        config = EvaluationConfig(methods=methods, protocol=protocol, images=None)
         values = {"network": self.network, "temperature": self.temperature, **other}
         return Scorer(
             values["network"], *images, mean=self.dataset.mean, std=self.dataset.std, config=config,

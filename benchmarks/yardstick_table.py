@@ -179,8 +179,10 @@ def falls(rows: Sequence[Row]) -> str:
 def nothing_learned(rows: Sequence[Row]) -> str:
     """Means over seeds with 95 % intervals; two one-sided tests of A within the margin."""
     body = []
-    for group in ("untrained", "collapsed", "untrained, again", "collapsed, again", "shuffled"):
-        of = [r for r in rows if r["group"] == group]
+    samples = [(group, (group,)) for group in ("untrained", "collapsed", "untrained, again", "collapsed, again")]
+    samples += [(f"{group}, both samples", (group, f"{group}, again")) for group in ("untrained", "collapsed")]
+    for group, groups in (*samples, ("shuffled", ("shuffled",))):
+        of = [r for r in rows if r["group"] in groups]
         if len(of) < 2:
             continue
         for name, c, prefix in (("A, calibrated", "A", ""), ("A, T = 1", "A", "T1/"), ("C", "C", ""), ("D", "D", "")):

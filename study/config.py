@@ -98,10 +98,10 @@ class EvaluationConfig:
     """How faithfulness is measured.
 
     ``images``: the first so many validation images (None: all that calibration leaves). ``masking_images``: on how many
-    of them the scores that mask images are measured, the paper's five metrics among them (None: on all); they take most
-    of the time. ``shifts``: how many moved copies a map's masking excess is measured over. ``calibration_images``: the
-    last so many validation images are reserved for fitting the temperature (half of them, where there are fewer than
-    twice as many).
+    of them the scores that mask images are measured, the paper's five metrics among them, and those that delete halves
+    of the cells (None: on all); they take most of the time. ``shifts``: how many moved copies a map's masking excess is
+    measured over. ``calibration_images``: the last so many validation images are reserved for fitting the temperature
+    (half of them, where there are fewer than twice as many).
     """
 
     methods: tuple[str, ...] = ("grad_cam", "grad_cam_plus_plus")

@@ -45,8 +45,8 @@ class FirstPass:
     ``columns``: per-image values (n,), those of the five metrics (masked_n,). ``maps``: per method and stand-in
     (n, G, G), of the calibrated network, in [0, 1], all zero where undefined. ``logits``, ``blurred_logits``,
     ``hidden_logits`` (n, classes) of the calibrated network, ``target`` (n,). ``drops`` (n, Z): by how much the class's
-    logit falls when a cell is deleted. ``halves`` (n, V, Z) and ``half_logits`` (n, V): random halves of the cells and
-    the logits with these alone. ``reference`` (n, G, G): the linear fit to all of them.
+    logit falls when a cell is deleted. ``halves`` (masked_n, V, Z) and ``half_logits`` (masked_n, V): random halves of
+    the cells and the logits with these alone. ``reference`` (masked_n, G, G): the linear fit to all of them.
     """
 
     columns: dict[str, Tensor]
@@ -99,7 +99,7 @@ class Scorer:
         found: dict[str, list[Tensor]] = {}
         columns: dict[str, list[Tensor]] = {}
         single = deletion.single_deletions().expand(self.n, -1, -1)
-        kept = {"single": single, "halves": deletion.random_halves(self.n, self._config.random_seed)}
+        halves = deletion.random_halves(self.masked_n, self._config.random_seed)
         with evaluating(self._network), torch.no_grad():
             for rows in self._batches(self.n):
                 batch, own_maps, calibrated_maps = self._explained(rows, stand_ins, options)
@@ -108,10 +108,12 @@ class Scorer:
                 new = self._first_columns(rows, batch, own_maps, masks)
                 deleted = {
                     name: deletion.masked_logits(
-                        self.calibrated, batch.x, batch.hidden, which.to(self._device), batch.target
+                        self.calibrated, batch.x[: len(of)], batch.hidden[: len(of)], of.to(self._device),
+                        batch.target[: len(of)],
                     )
-                    for name, which in ((name, of_all[rows]) for name, of_all in kept.items())
-                }
+                    for name, of in (("single", single[rows]), ("halves", halves[rows]))
+                    if len(of)
+                }  # fmt: skip
                 whole = deletion.centred_logits(batch.logits, batch.target)
                 collected = {
                     "logits": batch.logits, "blurred": batch.blurred_logits, "hidden": batch.hidden_logits,
@@ -126,8 +128,10 @@ class Scorer:
         whole = joined["whole"][:, None]
         drops = whole - joined["single"]
         drops[drops.amax(1) - drops.amin(1) <= _ROUNDING * joined["logits"].abs().amax(1)] = 0
-        design = torch.cat([torch.ones_like(single[:, :1]), *kept.values()], 1)
-        reference = deletion.reference_map(design, torch.cat([whole, joined["single"], joined["halves"]], 1))
+        of_halves = slice(self.masked_n)
+        design = torch.cat([torch.ones_like(single[of_halves, :1]), single[of_halves], halves], 1)
+        logits = torch.cat([whole[of_halves], joined["single"][of_halves], joined["halves"]], 1)
+        reference = deletion.reference_map(design, logits)
         return FirstPass(
             columns={name: torch.cat(parts) for name, parts in columns.items()},
             maps={name.removeprefix("map/"): m for name, m in joined.items() if name.startswith("map/")},
@@ -136,9 +140,9 @@ class Scorer:
             hidden_logits=joined["hidden"],
             target=joined["target"],
             drops=drops,
-            halves=kept["halves"],
+            halves=halves,
             half_logits=joined["halves"],
-            reference=on_grid(reference.float().view(self.n, grid.CELLS, grid.CELLS)),
+            reference=on_grid(reference.float().view(-1, grid.CELLS, grid.CELLS)),
         )
 
     def _explained(
@@ -202,21 +206,28 @@ class Scorer:
         return columns
 
     def agreements(self, first: FirstPass, sources: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Columns (n,) of every source's agreements in percent, the own map's less the mean of other images' maps'."""
-        others = [grid.partners(self.n, k) for k in range(1, min(OTHERS, self.n - 1) + 1)]
+        """Columns of every source's agreements in percent, the own map's less the mean of other images' maps'.
+
+        As long as the source, those with halves of the cells as long as the images that are masked.
+        """
         indifferent = first.drops.amax(1) == first.drops.amin(1)
+        unless_finite = _nan_unless_finite(first)
         columns: dict[str, Tensor] = {}
         for name, map_nGG in sources.items():
-            flat = map_nGG.flatten(1)
-            undefined = undefined_maps(map_nGG) | indifferent
-            measures: dict[str, Callable[[Tensor], Tensor]] = {
-                names.DELETION_AGREEMENT.name: lambda m: deletion.rank_agreement(m, first.drops),
-                names.SUBSET_AGREEMENT.name: lambda m: deletion.subset_agreement(m, first.halves, first.half_logits),
+            flat, n = map_nGG.flatten(1), len(map_nGG)
+            others = [grid.partners(n, k) for k in range(1, min(OTHERS, n - 1) + 1)]
+            undefined = undefined_maps(map_nGG) | indifferent[:n]
+            measures: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
+                names.DELETION_AGREEMENT.name: (n, lambda m: deletion.rank_agreement(m, first.drops[: len(m)])),
+                names.SUBSET_AGREEMENT.name: (
+                    self.masked_n,
+                    lambda m: deletion.subset_agreement(m, first.halves, first.half_logits),
+                ),
             }
-            for measure, of in measures.items():
-                own = of(flat)
-                other = torch.stack([of(flat[k]) for k in others]).mean(0)
-                columns[f"{name}/{measure}"] = torch.where(undefined, 0.0, own - other) + _nan_unless_finite(first)
+            for measure, (of_n, agreement) in measures.items():
+                own = agreement(flat[:of_n])
+                other = torch.stack([agreement(flat[k[:of_n]]) for k in others]).mean(0)
+                columns[f"{name}/{measure}"] = torch.where(undefined[:of_n], 0.0, own - other) + unless_finite[:of_n]
                 columns[f"{name}/other_{measure}"] = other
             columns[f"{name}/undefined"] = undefined
         return columns
@@ -235,14 +246,14 @@ class Scorer:
         map; ``masking_excess``: the difference, 0 where the own map is undefined.
         """
         offsets = grid.shift_offsets(self.n, self._config.random_seed, self._config.shifts)
-        partner = grid.partners(self.n)
         parts: dict[str, list[Tensor]] = {}
         with torch.no_grad():
             for rows in self._batches(images):
                 batch = self._again(rows, first)
                 masks: dict[str, Tensor] = {}
                 for name, map_nGG in sources.items():
-                    for whose, chosen in (("own", map_nGG[rows]), ("other", map_nGG[partner[rows]])):
+                    partner = grid.partners(len(map_nGG))[rows]
+                    for whose, chosen in (("own", map_nGG[rows]), ("other", map_nGG[partner])):
                         masks[f"{name} {whose}"] = chosen
                         for s in range(offsets.shape[1]):
                             masks[f"{name} {whose} {s}"] = grid.shifted(chosen, offsets[rows, s])
