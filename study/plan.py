@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from study.config import EvaluationConfig
 from study.errors import InputError
-from study.play import Images, Outcome, play, plays
-from study.profile import Profile
+from study.play import Images, Outcome, play, plays, scored_images, scoring
+from study.profile import Profile, Speed
 from study.spec import StudySpec
 
 LOW, HIGH = 0.1, 0.9  # the interval that is shown
-_SPEEDS = "{:<14}{:>6}{:>13}{:>13}{:>13}{:>14}"
+_SPEEDS = "{:<14}{:>6}{:>13}{:>13}{:>13}{:>14}{:>16}"
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,10 @@ class Plan:
             f"timed {self.profile.at_once} at once on {self.profile.device} ({self.profile.stack}, "
             f"{self.profile.seconds:.0f} s)",
             "",
-            _SPEEDS.format("network", "batch", "plain", "regularized", "accuracy", "faithfulness"),
-            _SPEEDS.format("", "", *["ms a step"] * 2, *["ms an image"] * 2),
+            _SPEEDS.format("network", "batch", "plain", "regularized", "accuracy", "faithfulness", "faithfulness"),
+            _SPEEDS.format("", "", *["ms a step"] * 2, *["ms an image"] * 2, "% of training"),
         ]
-        for s in self.profile.speeds:
-            seconds = (s.plain, s.regularized, s.classified, s.scored + s.masked)
-            text.append(_SPEEDS.format(s.network, s.batch_size, *(number(1000 * t) for t in seconds)))
+        text += [self._speed(s) for s in self.profile.speeds]
         unit = "GPU" if spec.resources.gpus else "CPU"
         per_trial = (spec.resources.gpus or spec.resources.cpus) / 3600
         text += ["", f"{f'of {len(self.outcomes)} plays':<20}{'10 %':>10}{'median':>10}{'90 %':>10}"]
@@ -73,6 +72,17 @@ class Plan:
             text.append(_row("cost", [number(v) for v in paid]))
             text.append(f"  {self.units} {of}{'s' * (self.units != 1)} all the time at {self.price:g} per {of}-hour")
         return [*text, "", self._first(), *self._warnings()]
+
+    def _speed(self, speed: Speed) -> str:
+        """A network's times, and what all its scorings take of a whole training, regularized or plain."""
+        evaluation = EvaluationConfig(**self.spec.evaluation)
+        score = scoring(evaluation, speed, self.images)
+        seconds = (speed.plain, speed.regularized, speed.classified, score / scored_images(evaluation, self.images))
+        scorings = len(self.spec.fidelity.rungs) + 1
+        steps = self.spec.fidelity.max_epochs * self.images.train / speed.batch_size
+        shares = [f"{100 * scorings * score / (steps * step):.0f}" for step in (speed.regularized, speed.plain)]
+        times = [number(1000 * t) for t in seconds]
+        return _SPEEDS.format(speed.network, speed.batch_size, *times, " to ".join(shares))
 
     def _stopping(self) -> str:
         halving = self.spec.halving

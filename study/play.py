@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from study.config import TrialConfig
-from study.profile import Profile
+from study.config import EvaluationConfig, TrialConfig
+from study.profile import Profile, Speed
 from study.space import Choice, FloatRange, IntRange, Point, Scalar, active, complete, ordered
 from study.spec import StudySpec
 from study.tuning.rungs import Rungs
@@ -134,17 +134,25 @@ def segments(config: TrialConfig, profile: Profile, images: Images) -> list[floa
         + speed.saved
         + profile.start * EPOCH
     )
-    scored = min(config.evaluation.images or images.validation, images.validation)
-    score = scored * speed.scored + min(config.evaluation.masking_images or scored, scored) * speed.masked
+    score = scoring(config.evaluation, speed, images)
     marks = (0, *config.rungs, config.epochs)
     return [(b - a) * epoch + score for a, b in itertools.pairwise(marks)]
+
+
+def scoring(evaluation: EvaluationConfig, speed: Speed, images: Images) -> float:
+    """Seconds of scoring a network's maps once."""
+    scored = scored_images(evaluation, images)
+    return scored * speed.scored + min(evaluation.masking_images or scored, scored) * speed.masked
+
+
+def scored_images(evaluation: EvaluationConfig, images: Images) -> int:
+    return min(evaluation.images or images.validation, images.validation)
 
 
 def files(config: TrialConfig, profile: Profile, images: Images) -> float:
     """Bytes that a trial leaves: checkpoint, network and per-image table, the latter two as artifacts as well."""
     speed = profile.speed(config)
-    scored = min(config.evaluation.images or images.validation, images.validation)
-    artifacts = speed.model_bytes + speed.table_bytes + scored * speed.row_bytes
+    artifacts = speed.model_bytes + speed.table_bytes + scored_images(config.evaluation, images) * speed.row_bytes
     return speed.checkpoint_bytes + 2 * artifacts
 
 

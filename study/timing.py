@@ -250,9 +250,11 @@ class _Bench:
         self.scale = 1.0  # seconds of the whole batch per second of what is timed
         self._images(_SMALL)
         self._choose_batch()
-        self.scored_images = max(4, min(self._evaluation.batch_size, self._evaluation.images or 10**9, 100))
-        if self._score(2) / 2 * self.scored_images > _TOO_SLOW:
-            self.scored_images = 4
+        self._score(2)  # the first call is slow
+        # What an evaluation starts with takes as long as many images of a small network: time as many as there is time.
+        an_image = max((self._score(12) - self._score(2)) / 10, 1e-4)
+        most = min(self._evaluation.batch_size, self._evaluation.images or 10**9, 100, int(_TOO_SLOW / an_image))
+        self.scored_images = max(4, most)
         self._once = {"plain": self._steps("plain", 1), "regularized": self._steps("regularized", 1)}
         self._once |= {"classified": self._classify(), "saved": self._save()}
         self._once |= {"scored": self._score(masked=_MASKED), "masked": self._score()}

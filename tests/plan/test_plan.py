@@ -10,7 +10,7 @@ from study.errors import InputError
 from study.plan import duration, make_plan, number, plan_study, size
 from study.play import Images
 from study.spec import load_spec
-from tests.plan.profiles import profile
+from tests.plan.profiles import profile, speed
 
 EXAMPLE = Path(__file__).parents[1] / "spec" / "example.yaml"
 IMAGES = Images(1600, 400, 10)
@@ -62,6 +62,15 @@ def test_lines_are_short_and_the_names_stand_over_their_numbers() -> None:
     lines = make_plan(spec, profile(), IMAGES, at_once=2, price=1.5).lines()
     assert max(len(line) for line in lines) <= 100
     assert "the best 1/3 go on" in lines[0]
+
+
+def test_the_share_of_scoring_is_that_of_all_its_times() -> None:
+    """One rung and the end, each 10 images at 10 ms and 5 of them 20 ms more, beside 30 steps of 200 or 100 ms."""
+    spec = load_spec(EXAMPLE, overrides={"evaluation.images": 10, "evaluation.masking_images": 5})
+    times = profile(speed(plain=0.1, regularized=0.2, scored=0.01, masked=0.02), speed("small"))
+    lines = make_plan(spec, times, Images(160, 400, 10), at_once=2).lines()
+    (line,) = [line for line in lines if line.startswith("tiny")]
+    assert line.split()[-4:] == ["20.0", "7", "to", "13"]
 
 
 def test_numbers_as_people_say_them() -> None:
