@@ -9,7 +9,7 @@ python=${PYTHON:-python3}
 
 checks() { "$python" -m benchmarks.check; }
 pilot() {
-    "$python" -m benchmarks.pilot --data "$1" --workers 10 --minutes "${2:-8}" --rows "${3:-benchmarks/data/pilot.jsonl}"
+    "$python" -m benchmarks.pilot --data "${1:?pilot needs the folder of CIFAR-100}" --workers 10 --minutes "${2:-8}" --rows "${3:-benchmarks/data/pilot.jsonl}"
 }
 speed() {
     for batch_size in 128 512; do

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import multiprocessing
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -24,10 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks import stock
+from benchmarks import rows, stock
 from benchmarks.yardstick_networks import recipe
 from study.config import REG_GRADIENTS, DataConfig, EvaluationConfig
-from study.data import open_dataset
 from study.data.augment import normalize
 from study.networks.guided import cross_entropy_gradient, record
 from study.trial import Trial
@@ -147,58 +143,21 @@ def statistics_again(trial: Trial) -> nn.Module:
     return network.eval()
 
 
-def read(file: Path = ROWS) -> list[dict[str, Any]]:
-    """The finished trainings."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def missing(rows: list[dict[str, Any]]) -> list[Entry]:
-    """What is still to be trained."""
-    done = {tuple(row[key] for key in ("gradient", "weight", "seed", "warmup")) for row in rows}
-    return [entry for entry in entries() if (entry.gradient, entry.weight, entry.seed, entry.warmup) not in done]
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What a worker process does with an entry: nothing where the time is over."""
-
-    source: str
-    until: float
-    threads: int
-
-    def __call__(self, entry: Entry) -> dict[str, Any] | None:
-        torch.set_num_threads(self.threads)
-        return None if time.time() > self.until else run(entry, self.source)
-
-
 def main() -> None:
     parse = argparse.ArgumentParser(prog="python -m benchmarks.pilot", description=__doc__)
-    parse.add_argument("--data", help="folder of CIFAR-100's Parquet files; trains what is missing")
-    parse.add_argument("--workers", type=int, default=2, help="trainings at a time")
-    parse.add_argument("--minutes", type=float, default=1e6, help="no training starts after so many")
-    parse.add_argument("--rows", type=Path, default=ROWS, help="file of finished trainings")
+    rows.add_arguments(parse, ROWS)
     parse.add_argument("--table", action="store_true", help="print what has been found")
     parse.add_argument("--picture", type=Path, help="draw what has been found")
     args = parse.parse_args()
     if args.data:
-        threads = max(1, len(os.sched_getaffinity(0)) // args.workers)
-        open_dataset(DataConfig(source=args.data))  # decoded once, for all workers
-        job = _Job(args.data, time.time() + 60 * args.minutes, threads)
-        with multiprocessing.get_context("spawn").Pool(args.workers) as pool, args.rows.open("a") as file:
-            todo = missing(read(args.rows))
-            for row in pool.imap_unordered(job, todo):
-                if row is not None:
-                    file.write(json.dumps(row) + "\n")
-                    file.flush()
-                    named = (row[key] for key in ("gradient", "weight", "seed", "warmup", "state"))
-                    print(*named, f"{row['seconds']:.0f} s", flush=True)
+        rows.train(list(entries()), run, args)
     if args.table or args.picture:
         from benchmarks import pilot_table
 
         if args.table:
-            print(pilot_table.table(read(args.rows)))
+            print(pilot_table.table(rows.read(args.rows)))
         if args.picture:
-            pilot_table.picture(read(args.rows), args.picture)
+            pilot_table.picture(rows.read(args.rows), args.picture)
 
 
 if __name__ == "__main__":
