@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from analysis.figure_importance import draw_effects, draw_importance
     from analysis.load import cache_folder, ledger_from, load_study, repeated_options
     from analysis.pareto import comparable
-    from study.storage import Storage
+    from study.storage.storage import Storage
 
     ledger, storage = ledger_from(args)
     study = load_study(ledger, cache_folder(storage, args.study))

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.errors import InputError, Parser, expanded, refuse_empty, run_command
-from study.storage import DEFAULT_STORAGE
+from study.storage.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from analysis.table import StudyTable
     from study.ledger import Ledger, TrialRecord
-    from study.storage import Storage
+    from study.storage.storage import Storage
 
 TRIALS_FILE = "trials.parquet"
 CURVES_FILE = "curves.parquet"
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     refuse_empty(args)
-    from study.storage import Storage
+    from study.storage.storage import Storage
 
     ledger, storage = ledger_from(args)
     cache = cache_folder(storage, args.study)
@@ -186,7 +186,7 @@ def folder(text: str) -> Path:
 def ledger_from(args: argparse.Namespace) -> tuple[Ledger, Storage]:
     """The ledger and storage that the arguments name. Raises :class:`InputError` for a bad location."""
     from study.ledger import Ledger, default_tracking_uri
-    from study.storage import Storage
+    from study.storage.storage import Storage
 
     storage = Storage.parse(args.storage)
     return Ledger(args.tracking_uri or default_tracking_uri(storage.local), args.study), storage

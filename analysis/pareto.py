@@ -243,7 +243,7 @@ def write_files(study: StudyTable, curves: pa.Table, front: Front, out: Path) ->
     from analysis.anytime import anytime
     from analysis.figure import draw_anytime, draw_front, drawable
     from analysis.load import write_parquet
-    from study.storage import Storage
+    from study.storage.storage import Storage
 
     Storage(out).check_writable()
     table = study.trials.append_column(pa.field("front", pa.bool_(), nullable=False), pa.array(front.mask))

@@ -17,9 +17,9 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.replay import ACCURACY, FAITHFULNESS, SUM
-from study.space import Point, ordered
-from study.spec import StudySpec
-from study.terms import Stopping
+from study.spec.space import Point, ordered
+from study.spec.study_spec import StudySpec
+from study.spec.terms import Stopping
 from study.tuning.proposer import Learning, encode, suggest_point
 from study.tuning.rungs import Rungs
 from study.tuning.scheduler import StudyScheduler

@@ -20,7 +20,7 @@ from benchmarks.pilot import DETACHED, accuracy, alignment
 from benchmarks.yardstick_networks import recipe
 from study.config import DataConfig
 from study.data.augment import augment, normalize
-from study.trial import Trial
+from study.trial.trial import Trial
 
 CASES = (("inference", 0.1), (DETACHED, 0.1), ("constant", 0.1))
 EPOCHS, RESTING = 2, 60

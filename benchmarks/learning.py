@@ -22,7 +22,7 @@ from benchmarks.rows import Row
 from benchmarks.yardstick_networks import recipe
 from study import metrics
 from study.config import DataConfig, EvaluationConfig
-from study.trial import Trial
+from study.trial.trial import Trial
 
 ROWS = Path(__file__).parent / "data" / "learning.jsonl"
 NETWORKS, WEIGHTS, EPOCHS = ("airbench16", "small", "airbench32"), (0.0, 0.3), (3,)

@@ -26,7 +26,7 @@ from benchmarks.yardstick_networks import recipe
 from study.config import REG_GRADIENTS, DataConfig, EvaluationConfig
 from study.data.augment import normalize
 from study.networks.guided import cross_entropy_gradient, record
-from study.trial import Trial
+from study.trial.trial import Trial
 
 ROWS = Path(__file__).parent / "data" / "pilot.jsonl"
 NETWORK, EPOCHS, SEEDS = "airbench16", 6, (0, 1, 2, 3)

@@ -23,10 +23,10 @@ from pathlib import Path
 
 from study import metrics
 from study.config import TrialConfig
-from study.plan import image_counts, make_plan, size
-from study.play import Images
-from study.profile import Profile
-from study.spec import load_spec
+from study.planning.plan import image_counts, make_plan, size
+from study.planning.simulation import Images
+from study.planning.speeds import Profile
+from study.spec.study_spec import load_spec
 
 _TOLERANCE = 0.25
 

@@ -24,8 +24,8 @@ from scipy.stats import qmc
 
 from study import metrics
 from study.config import TrialConfig
-from study.space import Choice, FloatRange, Parameter, Point, Scalar, active, ordered
-from study.spec import StudySpec, load_spec
+from study.spec.space import Choice, FloatRange, Parameter, Point, Scalar, active, ordered
+from study.spec.study_spec import StudySpec, load_spec
 
 HERE = Path(__file__).parent / "data"
 SPEC, CURVES = HERE / "space.yaml", HERE / "curves.parquet"
@@ -83,7 +83,7 @@ def record(task: tuple[int, int, Point]) -> list[dict[str, Any]]:
     """Train one curve; a row per epoch. A training that diverges ends with a row of NaN."""
     import torch
 
-    from study.trial import Trial
+    from study.trial.trial import Trial
 
     torch.set_num_threads(1)
     curve, seed, point = task

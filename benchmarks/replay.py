@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from benchmarks.surrogate import Shown, Surrogate
 from study import metrics
-from study.space import Point
+from study.spec.space import Point
 
 #: What the metrics are called in the results that Ray hands around.
 ACCURACY = f"report/{metrics.ACCURACY.ledger_name}"

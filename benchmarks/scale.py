@@ -26,8 +26,8 @@ from rich.console import Console
 from study import metrics
 from study.config import TrialConfig
 from study.ledger import Ledger, TrialBook, create_store, default_tracking_uri, settle
-from study.spec import StudySpec
-from study.storage import Storage
+from study.spec.study_spec import StudySpec
+from study.storage.storage import Storage
 from study.tuning.searcher import StudySearcher
 from study.tuning.trainable import StudyTrainable, trial_folder
 
@@ -35,7 +35,7 @@ STUDY = "scale"
 
 
 class Nap:
-    """What :class:`study.trial.Trial` is to its trainable: one epoch, which is slept through."""
+    """What :class:`study.trial.trial.Trial` is to its trainable: one epoch, which is slept through."""
 
     def __init__(self, seconds: float, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -23,8 +23,8 @@ from benchmarks.contenders import CONTENDERS, MAIN, contender
 from benchmarks.replay import Cluster, Replay
 from benchmarks.surrogate import Surrogate
 from study import metrics
-from study.space import Point
-from study.spec import StudySpec, load_spec
+from study.spec.space import Point
+from study.spec.study_spec import StudySpec, load_spec
 
 HERE = Path(__file__).parent / "data"
 SPEC, CURVES = HERE / "space.yaml", HERE / "curves.parquet"

@@ -28,8 +28,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from study.space import Choice, FloatRange, Point, ordered
-from study.spec import StudySpec
+from study.spec.space import Choice, FloatRange, Point, ordered
+from study.spec.study_spec import StudySpec
 
 SHOWN = ("accuracy", "faithfulness")
 _VARIANCE = 0.95  # of the standardised curves that the kept components explain

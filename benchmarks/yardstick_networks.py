@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from study.config import DataConfig, EvaluationConfig, TrialConfig
 from study.faithfulness.grid import CELLS
 from study.training.checkpoint import save_model
-from study.trial import Trial
+from study.trial.trial import Trial
 
 #: Scored by the yardstick itself, not by the trial.
 _EVALUATION = EvaluationConfig(methods=("grad_cam",), images=10, batch_size=10)

@@ -17,7 +17,7 @@ from study.errors import InputError
 from study.metrics import MAX_UNDEFINED_SHARE, OBJECTIVES, UNDEFINED_SHARE, Metric
 
 if TYPE_CHECKING:
-    from study.terms import Constraint
+    from study.spec.terms import Constraint
 
 #: What a trial can be kept off a front for, by name.
 CONSTRAINED: dict[str, Metric] = {**OBJECTIVES, UNDEFINED_SHARE.name: UNDEFINED_SHARE}
@@ -80,7 +80,7 @@ def constraints_of(study: str, spec: Mapping[str, Any]) -> dict[str, Constraint]
 
     Raises :class:`InputError` where they are none of this version.
     """
-    from study.terms import Constraint
+    from study.spec.terms import Constraint
 
     given = spec.get("constraints") or {}
     try:

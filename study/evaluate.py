@@ -20,7 +20,7 @@ from study import metrics
 from study.config import EvaluationConfig
 from study.errors import InputError, Parser, refuse_empty, run_command
 from study.metrics import METHODS, PROTOCOLS
-from study.storage import DEFAULT_STORAGE
+from study.storage.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(args.networks) > 2:
         raise InputError(f"{len(args.networks)} networks are given; one is scored, two are compared")
     gallery = _numbers("--gallery", args.gallery)
-    from study.storage import Storage
+    from study.storage.storage import Storage
 
     out = Path(args.out)
     Storage.parse(args.out).check_writable()
@@ -190,7 +190,7 @@ def _fetched(name: str, args: argparse.Namespace) -> Iterator[tuple[Path, str] |
 
 def _ledger(study: str, args: argparse.Namespace) -> Any:
     from study.ledger import Ledger, default_tracking_uri
-    from study.storage import Storage
+    from study.storage.storage import Storage
 
     return Ledger(args.tracking_uri or default_tracking_uri(Storage.parse(args.storage).local), study)
 
@@ -199,8 +199,8 @@ def _split(dataset: Dataset, args: argparse.Namespace, subjects: Sequence[Subjec
     """The images to score. Opening the test split is noted in the ledger of every network that has one."""
     if args.split == "val":
         return dataset.validation
-    from study.ledger.openings import note_look
-    from study.storage import Storage, check_study_name
+    from study.storage.storage import Storage, check_study_name
+    from study.storage.test_looks import note_look
 
     when = datetime.now(UTC).isoformat(timespec="milliseconds")
     storage = Storage.parse(args.storage)

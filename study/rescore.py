@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from study import metrics
 from study.errors import InputError, Parser, refuse_empty, run_command
-from study.storage import DEFAULT_STORAGE, Storage, check_study_name
+from study.storage.storage import DEFAULT_STORAGE, Storage, check_study_name
 
 if TYPE_CHECKING:
     from study.ledger import Ledger
-    from study.spec import StudySpec
+    from study.spec.study_spec import StudySpec
 
 _STAGE = ".rescore"  # folder in the study's: what is scored and not yet everywhere
 
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _specification(ledger: Ledger) -> StudySpec:
     from pydantic import ValidationError
 
-    from study.spec import StudySpec
+    from study.spec.study_spec import StudySpec
 
     try:
         return StudySpec.recorded(ledger.record().spec)

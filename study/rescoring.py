@@ -27,10 +27,10 @@ from study.errors import InputError
 from study.faithfulness.report import write_per_image
 from study.ledger import Ledger, SupersededError, TrialRecord
 from study.networks import build
-from study.storage import Storage, trial_folder
+from study.storage.storage import Storage, trial_folder
 from study.training.atomic import write_atomically
 from study.training.checkpoint import load_checkpoint, load_model, restore
-from study.trial import default_device, score_network
+from study.trial.trial import default_device, score_network
 
 _SCORES_FILE = "scores.json"
 _FILES = (metrics.MODEL_CONFIG_FILE, metrics.PER_IMAGE_FILE)  # replaced; the weights stay

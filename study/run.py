@@ -16,9 +16,9 @@ from study import __version__, metrics
 from study.cluster.place import cluster_file, on_cluster_machine
 from study.eligible import empty_line, reasons_line
 from study.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, Parser, refuse_empty, run_command
-from study.spec import StudySpec, load_spec, parse_duration
-from study.storage import DEFAULT_STORAGE, Storage, check_study_name
-from study.studyfile import check_same_study, write_study
+from study.spec.study_spec import StudySpec, load_spec, parse_duration
+from study.storage.storage import DEFAULT_STORAGE, Storage, check_study_name
+from study.storage.study_file import check_same_study, write_study
 
 DEFAULT_SPEC = "search_spaces/cifar100.yaml"
 _PLAN_OPTIONS = ("--at-once", "--price", "--profile", "--save-profile")
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return submit(file, args.name or path.stem, path, options(parser(), args))
     storage = Storage.parse(args.storage)
     if args.plan:
-        from study.plan import plan_study
+        from study.planning.plan import plan_study
 
         return plan_study(
             spec,
@@ -312,7 +312,7 @@ def _artifact_location(tracking_uri: str | None, storage: Storage, name: str) ->
 
 def _refuse_without_gpu(spec: StudySpec) -> int:
     """Not a week of CPU work by accident: the estimate, and what makes sense on this machine."""
-    from study.plan import plan_study
+    from study.planning.plan import plan_study
 
     plan_study(spec, Path(DEFAULT_SPEC).stem)
     print(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from study import metrics
 from study.errors import InputError
-from study.storage import Storage
+from study.storage.storage import Storage
 
 
 def check_protocol(storage: Storage, study: str, protocol: str, tracking_uri: str, options: str = "") -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from study import metrics
 from study.cluster.place import cluster_file, on_cluster_machine
 from study.errors import InputError, Parser, refuse_empty, run_command
-from study.storage import DEFAULT_STORAGE, Storage
+from study.storage.storage import DEFAULT_STORAGE, Storage
 
 _WINDOW_SECONDS = 3600.0
 

@@ -128,14 +128,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     refuse_empty(args)
     config = config_from(args)
     out = Path(args.out)
-    from study.storage import Storage
+    from study.storage.storage import Storage
 
     Storage.parse(args.out).check_writable()
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from study import metrics
-    from study.trial import Trial
+    from study.trial.trial import Trial
 
     console = Console(stderr=True)
     trial = Trial(config, out)

@@ -19,11 +19,11 @@ from study.eligible import constraints_of, why_not_eligible
 from study.errors import InputError
 from study.ledger import Ledger, TrialRecord
 from study.ledger.records import flatten, parse
-from study.space import Point, complete
-from study.spec import StudySpec
-from study.storage import Storage, trial_folder
-from study.studyfile import differing, read_identity
-from study.terms import Constraint
+from study.spec.space import Point, complete
+from study.spec.study_spec import StudySpec
+from study.spec.terms import Constraint
+from study.storage.storage import Storage, trial_folder
+from study.storage.study_file import differing, read_identity
 
 _HORIZON = {"epochs", "rungs"}
 _NO_MATTER = {"data.source", "evaluation.batch_size", "rungs"}  # change no result

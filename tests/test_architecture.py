@@ -12,45 +12,37 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 #: Room -> rooms it may import (beside itself and EVERYBODY). Function-local imports count as well.
-EVERYBODY = {"study", "study.config", "study.eligible", "study.errors", "study.metrics", "study.spec", "study.specfile",
-             "study.space", "study.terms"}  # fmt: skip
+EVERYBODY = {"study", "study.config", "study.eligible", "study.errors", "study.metrics", "study.spec"}
 ALLOWED: dict[str, set[str]] = {
     **{room: set() for room in EVERYBODY},
     "study.storage": set(),
-    "study.ledger": set(),
+    "study.ledger": {"study.storage"},
     "study.data": set(),
     "study.networks": set(),
     "study.saliency": {"study.networks"},
     "study.faithfulness": {"study.saliency", "study.networks"},
     "study.training": {"study.networks", "study.data"},
-    "study.triallog": set(),
-    "study.trial": {
-        "study.triallog", "study.training", "study.faithfulness", "study.networks", "study.data", "study.storage",
-    },
+    "study.trial": {"study.training", "study.faithfulness", "study.networks", "study.data", "study.storage"},
     "study.train": {"study.trial", "study.storage"},
     "study.evaluate": {
         "study.training", "study.faithfulness", "study.saliency", "study.networks", "study.data", "study.ledger",
         "study.storage",
     },
-    "study.profile": set(),
-    "study.timing": {
-        "study.profile", "study.trial", "study.training", "study.faithfulness", "study.networks", "study.data",
+    "study.planning": {  # of tuning the rule of the rungs
+        "study.trial", "study.training", "study.faithfulness", "study.networks", "study.data", "study.tuning",
     },
-    "study.play": {"study.profile", "study.tuning"},  # the rule of the rungs
-    "study.plan": {"study.profile", "study.timing", "study.play", "study.data"},
     "study.tuning": {"study.trial", "study.ledger", "study.storage"},
     "study.cluster": {"study.ledger"},
-    "study.studyfile": {"study.storage"},
     "study.scores": {"study.ledger", "study.storage", "study.tuning"},
     "study.rescoring": {
         "study.trial", "study.training", "study.faithfulness", "study.networks", "study.data", "study.ledger",
         "study.storage",
     },
     "study.rescore": {"study.rescoring", "study.ledger", "study.storage", "study.tuning"},
-    "study.warmstart": {"study.ledger", "study.storage", "study.studyfile"},
+    "study.warmstart": {"study.ledger", "study.storage"},
     "study.run": {
-        "study.cluster", "study.studyfile", "study.scores", "study.warmstart", "study.plan", "study.tuning",
-        "study.ledger", "study.data", "study.storage",
+        "study.cluster", "study.scores", "study.warmstart", "study.planning", "study.tuning", "study.ledger",
+        "study.data", "study.storage",
     },
     "study.status": {"study.cluster", "study.ledger", "study.storage", "study.tuning"},
     "study.ui": {"study.ledger"},
@@ -99,10 +91,10 @@ DOORS: dict[str, tuple[str, ...]] = {
     "mlflow": ("study/ledger/", "analysis/export/register.py"),
 }
 #: Imported before a command's arguments are known to be good: nothing heavy at the top.
-LIGHT = ("study/config.py", "study/errors.py", "study/metrics.py", "study/space.py", "study/spec.py", "study/run.py",
-         "study/plan.py", "study/profile.py", "study/timing.py", "study/ui.py", "study/train.py",
-         "study/status.py", "study/evaluate.py", "study/rescore.py",
-         "study/storage.py", "study/networks/__init__.py")  # fmt: skip
+LIGHT = ("study/config.py", "study/errors.py", "study/metrics.py", "study/spec/space.py", "study/spec/study_spec.py",
+         "study/run.py", "study/planning/plan.py", "study/planning/speeds.py", "study/planning/timing.py",
+         "study/ui.py", "study/train.py", "study/status.py", "study/evaluate.py", "study/rescore.py",
+         "study/storage/storage.py", "study/networks/__init__.py")  # fmt: skip
 HEAVY = {"torch", "torchvision", "ray", "mlflow", "optuna", "matplotlib", "pyarrow", "numpy"}
 FORBIDDEN_FILES = {"utils.py", "helpers.py", "common.py"}
 
@@ -153,8 +145,8 @@ def test_imports_run_one_way(file: Path) -> None:
 
 
 def test_the_checker_catches_what_it_should() -> None:
-    assert violations("study/trial.py", "import ray")
-    assert violations("study/trial.py", "def f():\n    from mlflow import MlflowClient")
+    assert violations("study/trial/trial.py", "import ray")
+    assert violations("study/trial/trial.py", "def f():\n    from mlflow import MlflowClient")
     assert violations("study/training/loop.py", "from study.tuning.searcher import StudySearcher")
     assert violations("study/ledger/study.py", "from analysis.load import load")
     assert violations("analysis/load.py", "from study.networks import build")

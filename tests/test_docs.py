@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from study.metrics import CANDIDATES, FAITHFULNESS_IS
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from analysis.export.fetch import Proven
     from analysis.table import StudyTable
     from study.ledger import Ledger
-    from study.storage import Storage
+    from study.storage.storage import Storage
 
 _SPARE_BYTES = 16 * 2**20  # cards, graphs, and a margin
 _STACK = ("torch", "onnx", "onnxruntime", "safetensors", "numpy")

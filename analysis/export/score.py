@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from study.config import TrialConfig
     from study.data import Dataset
     from study.ledger import Ledger
-    from study.storage import Storage
+    from study.storage.storage import Storage
 
 _BATCH = 500
 _PURPOSE = "final evaluation at export"
@@ -31,7 +31,7 @@ def open_and_score(
     ``temperature``: :func:`temperature_of` the network. Raises :class:`InputError` where the look cannot be noted: the
     split then stays closed.
     """
-    from study.ledger.openings import note_look
+    from study.storage.test_looks import note_look
 
     trial, run_id = study.column("trial")[proven.row], study.column("run_id")[proven.row]
     when = datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     refuse_empty(args)
     from analysis.load import cache_folder, ledger_from, load_curves, load_study, repeated_options
-    from study.storage import Storage
+    from study.storage.storage import Storage
 
     ledger, storage = ledger_from(args)
     cache = cache_folder(storage, args.study)

@@ -14,7 +14,7 @@ from study import metrics
 
 
 class Exchange(Protocol):
-    """How machines without a common folder share a file; a :class:`study.storage.Storage`."""
+    """How machines without a common folder share a file; a :class:`study.storage.storage.Storage`."""
 
     def refresh(self, file: Path) -> None: ...
 

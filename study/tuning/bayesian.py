@@ -13,8 +13,8 @@ import moocore
 import numpy as np
 from scipy.special import ndtr
 
-from study.space import Choice, FloatRange, IntRange, Parameter, Point, Scalar, complete, ordered
-from study.spec import StudySpec
+from study.spec.space import Choice, FloatRange, IntRange, Parameter, Point, Scalar, complete, ordered
+from study.spec.study_spec import StudySpec
 from study.tuning.acquisition import expected_improvement
 from study.tuning.regression import Regression
 

@@ -14,7 +14,7 @@ import ray
 import yaml
 from ray.tune.search import Searcher
 
-from study.spec import Resources
+from study.spec.study_spec import Resources
 from study.tuning.joining import probe_own
 
 _REFRESH_SECONDS = 2.0

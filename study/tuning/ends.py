@@ -10,7 +10,7 @@ from ray import tune
 from study import metrics
 from study.config import TrialConfig
 from study.ledger import Ledger, TrialBook
-from study.storage import Storage, trial_folder
+from study.storage.storage import Storage, trial_folder
 from study.tuning.faults import error_of
 from study.tuning.searcher import StudySearcher
 

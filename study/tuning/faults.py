@@ -16,7 +16,7 @@ from ray import cloudpickle, tune
 from ray.exceptions import RayActorError, RayTaskError
 
 from study import metrics
-from study.storage import NEEDED_BYTES, Storage
+from study.storage.storage import NEEDED_BYTES, Storage
 
 LOST, WORKER, ERROR, FULL, AWAY = "machine lost", "worker died", "error", "storage full", "storage away"
 STORAGE_FULL = "storage_full"  # in a result: the trial could not save its epoch

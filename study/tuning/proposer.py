@@ -21,8 +21,8 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.trial import FrozenTrial, TrialState
 
 from study.eligible import as_report
-from study.space import Choice, FloatRange, IntRange, Parameter, Point, Scalar, grid, ordered
-from study.spec import StudySpec
+from study.spec.space import Choice, FloatRange, IntRange, Parameter, Point, Scalar, grid, ordered
+from study.spec.study_spec import StudySpec
 from study.tuning import bayesian
 from study.tuning.forecast import forecast
 

@@ -12,9 +12,9 @@ import optuna
 from optuna.trial import TrialState
 
 from study import metrics
-from study.space import Point, complete
-from study.spec import StudySpec
-from study.storage import Storage, trial_folder
+from study.spec.space import Point, complete
+from study.spec.study_spec import StudySpec
+from study.storage.storage import Storage, trial_folder
 from study.tuning.proposer import decode, encode
 from study.tuning.racing import most_uncertain
 from study.tuning.stored import MEASURED, REPLICATE_OF, SEED, TWIN_OF, WARM, params_of, results, write_measured

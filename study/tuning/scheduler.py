@@ -7,7 +7,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from study import metrics
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from study.tuning.rungs import Rungs
 from study.tuning.searcher import StudySearcher, report_of
 

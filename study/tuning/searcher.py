@@ -23,9 +23,9 @@ from ray.tune.search import Searcher
 
 from study import metrics
 from study.eligible import measured
-from study.space import Point
-from study.spec import StudySpec
-from study.storage import Storage
+from study.spec.space import Point
+from study.spec.study_spec import StudySpec
+from study.storage.storage import Storage
 from study.tuning.proposer import Known, Learning, Proposer, decode, distributions, encode, suggest_point
 from study.tuning.queueing import Result, queue_replicates, queue_twins, take_over
 from study.tuning.stored import (

@@ -16,8 +16,8 @@ from rich.console import Console
 from study import metrics
 from study.errors import InputError
 from study.ledger import Ledger
-from study.spec import Resources, StudySpec
-from study.storage import Storage
+from study.spec.study_spec import Resources, StudySpec
+from study.storage.storage import Storage
 from study.tuning.capacity import Capacity, Following
 from study.tuning.ends import LedgerEnds
 from study.tuning.faults import Faults, StorageGuard

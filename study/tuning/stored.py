@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from study.eligible import as_report, measured
 from study.metrics import COMPLETE, Direction
-from study.spec import StudySpec
+from study.spec.study_spec import StudySpec
 from study.tuning.proposer import Known, decode
 
 TWIN_OF = "twin_of"

@@ -1,4 +1,4 @@
-"""The Ray Tune trainable: a thin shell around :class:`study.trial.Trial` that writes the ledger as it goes."""
+"""The Ray Tune trainable: a thin shell around :class:`study.trial.trial.Trial` that writes the ledger as it goes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from study import metrics
 from study.config import TrialConfig
 from study.errors import InputError
 from study.ledger import DataInput, Ledger, MachineSampler, SupersededError, TrialBook
-from study.storage import Storage, trial_folder
+from study.storage.storage import Storage, trial_folder
 from study.tuning.faults import STORAGE_AWAY, STORAGE_FULL, cause_in_system, is_away, is_full, is_mounted
 
 _RAY_CHECKPOINT = "progress.json"
@@ -52,7 +52,7 @@ class StudyTrainable(tune.Trainable):
     def _open(self, config: dict[str, Any]) -> None:
         import torch
 
-        from study.trial import Trial  # here, so that the driver does not import torch to name this class
+        from study.trial.trial import Trial  # here, so that the driver does not import torch to name this class
 
         torch.set_num_threads(max(1, int(config["cpus"])))
         if 0 < config["gpus"] < 1 and torch.cuda.is_available():  # a neighbour's memory is not this trial's to take

@@ -30,8 +30,8 @@ from study.eligible import constraints_of, reasons_line, violations, why_not_eli
 from study.errors import EXIT_BAD_INPUT, InputError, run_command
 from study.ledger import Ledger
 from study.metrics import ACCURACY, FAITHFULNESS, UNDEFINED_SHARE
-from study.spec import StudySpec
-from study.terms import Constraint
+from study.spec.study_spec import StudySpec
+from study.spec.terms import Constraint
 from study.tuning.searcher import StudySearcher
 from study.tuning.stored import IN_MEMORY
 

@@ -41,7 +41,7 @@ from study.config import DataConfig, EvaluationConfig, TrialConfig
 from study.errors import EXIT_BAD_INPUT, run_command
 from study.ledger import Ledger, default_tracking_uri, masked
 from study.ledger.records import flatten, parse
-from study.spec import StudySpec, load_spec
+from study.spec.study_spec import StudySpec, load_spec
 from study.train import config_from, parser
 
 ROOT = Path(__file__).parents[2]

@@ -32,7 +32,7 @@ CONTROLS = "a[href], button, input, summary, [tabindex='0']"
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a study of two real networks, twins, and a stopped trial."""
-    from study.trial import Trial
+    from study.trial.trial import Trial
 
     storage = tmp_path_factory.mktemp("results")
     create_store(default_tracking_uri(storage))

@@ -14,8 +14,8 @@ from benchmarks.record_curves import SCORED, SPEC, points
 from benchmarks.replay import START_EPOCHS, Cluster, Replay
 from benchmarks.search import Progress, interval, ratios, replay_seed, volume
 from benchmarks.surrogate import Surrogate
-from study.space import Point
-from study.spec import StudySpec, load_spec
+from study.spec.space import Point
+from study.spec.study_spec import StudySpec, load_spec
 
 EPOCHS = 27
 

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from study import metrics
 from study.config import TrialConfig
 from study.training.checkpoint import load_checkpoint
-from study.trial import Trial
+from study.trial.trial import Trial
 
 SHIPPED = {metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE, metrics.PER_IMAGE_FILE}
 _TIMES = {metrics.EPOCH_SECONDS, metrics.EVALUATION_SECONDS, metrics.IMAGE_SECONDS}

@@ -20,7 +20,7 @@ from study.ledger.attempts import new_attempt
 from study.ledger.journal import Journal
 from study.ledger.numbers import write_numbers
 from study.ledger.study import DataInput
-from study.storage import Storage
+from study.storage.storage import Storage
 
 PARAMS = {"network": "tiny", "reg_weight": 0.5}
 

@@ -9,7 +9,7 @@ import pytest
 
 from study import metrics
 from study.ledger import Ledger, presentation
-from study.spec import load_spec
+from study.spec.study_spec import load_spec
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 

@@ -18,11 +18,11 @@ from study import metrics
 from study.config import fingerprint
 from study.data import open_dataset
 from study.ledger import Ledger, create_store, default_tracking_uri
-from study.spec import StudySpec
-from study.storage import Storage, trial_folder
-from study.studyfile import write_study
+from study.spec.study_spec import StudySpec
+from study.storage.storage import Storage, trial_folder
+from study.storage.study_file import write_study
 from study.training.checkpoint import load_checkpoint, save_checkpoint
-from study.trial import Trial
+from study.trial.trial import Trial
 from tests.rescoring.old_study import OLD_SCORES, POINTS, SPEC, Old
 
 

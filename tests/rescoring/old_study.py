@@ -10,9 +10,9 @@ import optuna
 
 from study import metrics
 from study.ledger import Ledger
-from study.spec import StudySpec
-from study.storage import Storage
-from study.trial import Trial
+from study.spec.study_spec import StudySpec
+from study.storage.storage import Storage
+from study.trial.trial import Trial
 
 OLD_SCORES = {metrics.FAITHFULNESS.ledger_name: 99.0, "val/random_maps": 50.0}
 SPEC: dict[str, Any] = {

@@ -16,9 +16,9 @@ from study.errors import InputError
 from study.faithfulness.report import read_per_image
 from study.faithfulness.statistics import image_scores
 from study.ledger import Ledger, TrialRecord
-from study.storage import trial_folder
+from study.storage.storage import trial_folder
 from study.training.checkpoint import load_model
-from study.trial import Trial
+from study.trial.trial import Trial
 from study.tuning import rewrite as rewrite_module
 from study.warmstart import warm_start
 from tests.rescoring.old_study import Old

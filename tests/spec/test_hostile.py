@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from study.errors import EXIT_BAD_INPUT, InputError, run_command
-from study.spec import load_spec
+from study.spec.study_spec import load_spec
 
 EXAMPLE = (Path(__file__).parents[1] / "spec" / "example.yaml").read_text()
 METHODS = "methods: [grad_cam, grad_cam_plus_plus]"

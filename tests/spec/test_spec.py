@@ -9,9 +9,9 @@ import pytest
 
 from study.config import TrialConfig
 from study.errors import InputError
-from study.space import Condition, complete
-from study.spec import StudySpec, load_spec, parse_duration
-from study.studyfile import differing
+from study.spec.space import Condition, complete
+from study.spec.study_spec import StudySpec, load_spec, parse_duration
+from study.storage.study_file import differing
 
 SPECS = Path(__file__).parents[2] / "search_spaces"
 EXAMPLE_FILE = Path(__file__).with_name("example.yaml")

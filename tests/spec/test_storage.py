@@ -8,7 +8,7 @@ import pytest
 from pyarrow import fs
 
 from study.errors import InputError
-from study.storage import Storage
+from study.storage.storage import Storage
 
 
 def test_folder_and_file_uri(tmp_path: Path) -> None:

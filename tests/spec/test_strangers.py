@@ -106,7 +106,7 @@ def test_a_file_named_after_an_escape_is_shown_as_text(
 
 def test_what_an_honest_hand_writes_still_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Aliases, non-ASCII words and a specification as large as any are."""
-    from study.spec import load_spec
+    from study.spec.study_spec import load_spec
 
     monkeypatch.chdir(tmp_path)
     points = "\n".join(f"  - {{lr: {0.02 + i / 10_000}, network: tiny}}" for i in range(2000))

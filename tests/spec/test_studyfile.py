@@ -13,9 +13,9 @@ from study import metrics
 from study.config import DEFAULTS, TrialConfig, fingerprint
 from study.errors import InputError
 from study.ledger.records import flatten, parse
-from study.spec import StudySpec
-from study.storage import Storage
-from study.studyfile import check_same_study, differing
+from study.spec.study_spec import StudySpec
+from study.storage.storage import Storage
+from study.storage.study_file import check_same_study, differing
 
 SPEC: dict[str, Any] = {
     "objectives": {"accuracy": "maximize", "faithfulness": "maximize"},

@@ -14,9 +14,9 @@ from study import metrics
 from study.config import DataConfig, EvaluationConfig, TrialConfig
 from study.data.augment import normalize
 from study.errors import InputError
-from study.storage import Storage
+from study.storage.storage import Storage
 from study.training.checkpoint import load_model, save_checkpoint
-from study.trial import Trial
+from study.trial.trial import Trial
 
 pytestmark = pytest.mark.slow
 
@@ -106,7 +106,7 @@ def test_fixed_layers_are_fitted_once_and_travel_with_the_weights(
     assert torch.equal(other_seed.network.whitening.weight, filters)
     assert not torch.equal(other_seed.network.head.weight, first.network.head.weight)
     first.step()
-    monkeypatch.setattr("study.trial.fit", lambda *_: pytest.fail("a resumed training was fitted again"))
+    monkeypatch.setattr("study.trial.trial.fit", lambda *_: pytest.fail("a resumed training was fitted again"))
     second = run(Trial(FAST, tmp_path / "first"))
     assert second.epoch == 2 and torch.equal(second.network.whitening.weight, filters)
     second.export(tmp_path / "out")

@@ -14,8 +14,8 @@ from study import metrics
 from study.config import DataConfig, EvaluationConfig, TrialConfig
 from study.errors import InputError
 from study.ledger import Ledger, TrialBook, create_store, default_tracking_uri
-from study.trial import Trial
-from study.triallog import TrialLog
+from study.trial.log import TrialLog
+from study.trial.trial import Trial
 
 CONFIG = TrialConfig(
     "tiny", 2, 0.05, batch_size=32, data=DataConfig(train_images=64, validation_images=40),

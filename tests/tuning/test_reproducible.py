@@ -17,7 +17,7 @@ from benchmarks.control import scores
 from benchmarks.record_curves import SPEC
 from benchmarks.replay import ACCURACY, FAITHFULNESS
 from study import metrics
-from study.spec import load_spec
+from study.spec.study_spec import load_spec
 from study.tuning.scheduler import StudyScheduler
 from study.tuning.searcher import StudySearcher
 from study.tuning.stored import IN_MEMORY

@@ -20,7 +20,7 @@ from benchmarks.scale import STUDY, SleepingTrainable, specification
 from study import metrics
 from study.errors import InputError
 from study.ledger import Ledger, create_store, default_tracking_uri, settle
-from study.storage import Storage, trial_folder
+from study.storage.storage import Storage, trial_folder
 from study.tuning.faults import AWAY, WORKER, cause_in_system, is_away
 from study.tuning.joining import connected
 from study.tuning.searcher import StudySearcher

@@ -11,9 +11,9 @@ import pytest
 from ray.tune.search import Searcher
 
 from study import metrics
-from study.space import Point
-from study.spec import StudySpec
-from study.storage import Storage
+from study.spec.space import Point
+from study.spec.study_spec import StudySpec
+from study.storage.storage import Storage
 from study.tuning.forecast import forecast
 from study.tuning.proposer import decode, encode
 from study.tuning.queueing import Result

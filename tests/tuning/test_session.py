@@ -8,7 +8,7 @@ import time
 import pytest
 
 from study.errors import InputError
-from study.spec import Resources
+from study.spec.study_spec import Resources
 from study.tuning.joining import probe, probe_own
 from study.tuning.progress import clock, describe
 from study.tuning.session import concurrency

@@ -30,7 +30,7 @@ def config() -> TrialConfig:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Files and scores of a real, very short training."""
-    from study.trial import Trial
+    from study.trial.trial import Trial
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("trial")

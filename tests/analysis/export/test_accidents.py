@@ -26,8 +26,8 @@ from study import metrics
 from study.config import DataConfig, EvaluationConfig, TrialConfig
 from study.errors import EXIT_BAD_INPUT, run_command
 from study.ledger import Ledger
-from study.ledger.openings import openings
-from study.trial import Trial
+from study.storage.test_looks import openings
+from study.trial.trial import Trial
 
 ROOT = Path(__file__).parents[3]
 QUICK = ["--formats", "safetensors"]

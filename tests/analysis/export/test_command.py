@@ -22,7 +22,7 @@ from study.data import open_dataset
 from study.data.augment import normalize
 from study.errors import EXIT_BAD_INPUT, run_command
 from study.ledger import Ledger
-from study.ledger.openings import openings
+from study.storage.test_looks import openings
 from study.training.checkpoint import load_model
 
 Trained = tuple[list[Path], dict[str, float]]

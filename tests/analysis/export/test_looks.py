@@ -9,7 +9,7 @@ import pytest
 from analysis import export
 from study import evaluate, metrics
 from study.ledger import Ledger
-from study.ledger.openings import openings
+from study.storage.test_looks import openings
 
 
 @pytest.mark.slow

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from study.plan import make_plan
-from study.play import Images
-from study.spec import load_spec
-from study.timing import configurations, measure
+from study.planning.plan import make_plan
+from study.planning.simulation import Images
+from study.planning.timing import configurations, measure
+from study.spec.study_spec import load_spec
 
 EXAMPLE = Path(__file__).parents[1] / "spec" / "example.yaml"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from study.profile import Profile, Speed
+from study.planning.speeds import Profile, Speed
 
 
 def speed(network: str = "tiny", **changes: Any) -> Speed:

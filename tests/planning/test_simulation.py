@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from study import play as module
-from study.play import Images, files, play, plays, sampled, segments
-from study.spec import StudySpec
-from tests.plan.profiles import profile, speed
+from study.planning import simulation as module
+from study.planning.simulation import Images, files, play, plays, sampled, segments
+from study.spec.study_spec import StudySpec
+from tests.planning.profiles import profile, speed
 
 IMAGES = Images(train=3200, validation=100, n_classes=10)
 

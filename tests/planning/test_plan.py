@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from study.errors import InputError
-from study.plan import duration, make_plan, number, plan_study, size
-from study.play import Images
-from study.spec import load_spec
-from tests.plan.profiles import profile, speed
+from study.planning.plan import duration, make_plan, number, plan_study, size
+from study.planning.simulation import Images
+from study.spec.study_spec import load_spec
+from tests.planning.profiles import profile, speed
 
 EXAMPLE = Path(__file__).parents[1] / "spec" / "example.yaml"
 IMAGES = Images(1600, 400, 10)

@@ -24,9 +24,9 @@ from typing import Any
 from study.config import TrialConfig
 from study.errors import InputError
 from study.metrics import PER_IMAGE_FILE
-from study.profile import SPEED_KEYS, Profile, Speed
-from study.space import Choice, Point, complete
-from study.spec import StudySpec
+from study.planning.speeds import SPEED_KEYS, Profile, Speed
+from study.spec.space import Choice, Point, complete
+from study.spec.study_spec import StudySpec
 
 _SECONDS = 15.0  # of timing, beside warm-up; more where a single step is long
 _SLOT = 0.7  # seconds that one kind of work is repeated before the next has its turn
@@ -36,7 +36,7 @@ _MASKED = 2  # images that an evaluation masks at least
 _TEMPERATURE = 2.0  # of what is timed: not 1, at which some maps would be made once instead of twice
 _KINDS = ("plain", "regularized", "classified", "scored", "masked", "saved")
 _NICENESS = "RAY_worker_niceness"  # Ray's workers are that nice, 15 unless said otherwise
-_LOAD_THE_STACK = "import study.tuning.session, study.trial"
+_LOAD_THE_STACK = "import study.tuning.session, study.trial.trial"
 
 
 def configurations(spec: StudySpec) -> list[TrialConfig]:
@@ -78,7 +78,7 @@ def measure(spec: StudySpec, *, n_classes: int, at_once: int, seconds: float = _
     """
     import torch
 
-    from study.trial import default_device
+    from study.trial.trial import default_device
 
     begin = time.perf_counter()
     room = slots(spec)
@@ -192,7 +192,7 @@ def _child(
     """One process that times everything, in turns, until ``seconds`` are over; what it found goes into ``pipe``."""
     import torch
 
-    from study.trial import default_device
+    from study.trial.trial import default_device
 
     os.nice(int(os.environ.get(_NICENESS, 15)))
     device = default_device()

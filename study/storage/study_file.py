@@ -14,8 +14,8 @@ from typing import Any
 from study import metrics
 from study.config import DEFAULTS
 from study.errors import InputError
-from study.spec import StudySpec
-from study.storage import Storage
+from study.spec.study_spec import StudySpec
+from study.storage.storage import Storage
 
 _NOT_IN_IDENTITY = ("data.source", "evaluation.batch_size", "fixed.seed", "fixed.rungs")
 

@@ -20,9 +20,9 @@ from study.config import REG_GRADIENT, DataConfig, EvaluationConfig, TrialConfig
 from study.eligible import violations, why_not_eligible
 from study.errors import InputError, expanded
 from study.metrics import OBJECTIVES, SCORE, Direction, Metric, protocol_identity
-from study.space import Parameter, Point, Scalar, Strict, active, complete, grid, ordered
-from study.specfile import read_yaml
-from study.terms import Budget, Constraint, Fidelity, Resources, Stopping, check_constrained, parse_duration
+from study.spec.reader import read_yaml
+from study.spec.space import Parameter, Point, Scalar, Strict, active, complete, grid, ordered
+from study.spec.terms import Budget, Constraint, Fidelity, Resources, Stopping, check_constrained, parse_duration
 
 __all__ = ["Budget", "Fidelity", "Resources", "StudySpec", "TrialConfig", "load_spec", "parse_duration"]
 

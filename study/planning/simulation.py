@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from study.config import EvaluationConfig, TrialConfig
-from study.profile import Profile, Speed
-from study.space import Choice, FloatRange, IntRange, Point, Scalar, active, complete, ordered
-from study.spec import StudySpec
+from study.planning.speeds import Profile, Speed
+from study.spec.space import Choice, FloatRange, IntRange, Point, Scalar, active, complete, ordered
+from study.spec.study_spec import StudySpec
 from study.tuning.rungs import Rungs
 
 # Seconds, in units of the time in which a fresh process loads the stack (`Profile.start`), so that they follow the

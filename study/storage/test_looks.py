@@ -20,7 +20,7 @@ PREVIOUS = "previous"  # SHA-256 of the line before; "" in the first
 
 
 class Books(Protocol):
-    """Where a study's books are; a :class:`study.storage.Storage`."""
+    """Where a study's books are; a :class:`study.storage.storage.Storage`."""
 
     @property
     def local(self) -> Path: ...

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from study.metrics import OBJECTIVES
-from study.space import Strict
+from study.spec.space import Strict
 
 
 class Fidelity(Strict):

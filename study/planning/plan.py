@@ -1,7 +1,8 @@
 """What a study will cost, before it starts: ``python -m study.run SPEC --plan``.
 
-A few real steps and scorings of each network are timed here (:mod:`study.timing`), or taken from a profile that was
-recorded on the machines that will do the work; then the study is played through many times (:mod:`study.play`).
+A few real steps and scorings of each network are timed here (:mod:`study.planning.timing`), or taken from a profile
+that was recorded on the machines that will do the work; then the study is played through many times
+(:mod:`study.planning.simulation`).
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from pathlib import Path
 
 from study.config import EvaluationConfig
 from study.errors import InputError
-from study.play import Images, Outcome, play, plays, scored_images, scoring
-from study.profile import Profile, Speed
-from study.spec import StudySpec
+from study.planning.simulation import Images, Outcome, play, plays, scored_images, scoring
+from study.planning.speeds import Profile, Speed
+from study.spec.study_spec import StudySpec
 
 LOW, HIGH = 0.1, 0.9  # the interval that is shown
 _SPEEDS = "{:<14}{:>6}{:>13}{:>13}{:>13}{:>14}{:>16}"
@@ -33,7 +34,7 @@ class Plan:
     outcomes: tuple[Outcome, ...]
 
     def interval(self, field: str) -> tuple[float, float, float]:
-        """The 10 %, 50 % and 90 % quantile of a field of :class:`study.play.Outcome`."""
+        """The 10 %, 50 % and 90 % quantile of a field of :class:`study.planning.simulation.Outcome`."""
         values = sorted(float(getattr(o, field)) for o in self.outcomes)
         low, middle, high = (_quantile(values, q) for q in (LOW, 0.5, HIGH))
         return low, middle, high
@@ -186,7 +187,7 @@ def plan_study(
         images = image_counts(spec)
         at_once = at_once or profile.slots
     else:
-        from study.timing import measure, slots
+        from study.planning.timing import measure, slots
 
         images = image_counts(spec)
         at_once = at_once or slots(spec)

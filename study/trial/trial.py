@@ -24,11 +24,11 @@ from study.faithfulness.calibration import calibrate
 from study.faithfulness.report import write_per_image
 from study.networks import build
 from study.networks.initialization import fit, initialize
-from study.storage import Storage
+from study.storage.storage import Storage
 from study.training.checkpoint import load_checkpoint, restore, save_checkpoint, save_model
 from study.training.engine import make_step
 from study.training.loop import make_optimizer, train_epoch
-from study.triallog import TrialLog
+from study.trial.log import TrialLog
 
 _FIT_IMAGES = 5000  # training images that a network's fixed layers are fitted to
 _CHECK_IMAGES = 8  # validation images whose logits travel with the weights, to prove a re-load

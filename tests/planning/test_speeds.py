@@ -9,8 +9,8 @@ import pytest
 
 from study.config import TrialConfig
 from study.errors import InputError
-from study.profile import Profile
-from tests.plan.profiles import profile
+from study.planning.speeds import Profile
+from tests.planning.profiles import profile
 
 
 def test_written_and_read_it_is_the_same(tmp_path: Path) -> None:

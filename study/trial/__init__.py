@@ -1,0 +1,1 @@
+"""One trial, without Ray and MLflow: train, score, resume, and its log."""
