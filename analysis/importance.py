@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.eligible import empty_line
 from study.errors import Parser, refuse_empty, run_command
+from study.spec.eligible import empty_line
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.eligible import empty_line, reasons_line
 from study.errors import Parser, refuse_empty, run_command
+from study.spec.eligible import empty_line, reasons_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,7 +105,7 @@ def find_front(study: StudyTable) -> Front:
 
 
 def eligible(study: StudyTable) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(trials,) True for trials that can be on the front: see :mod:`study.eligible`."""
+    """(trials,) True for trials that can be on the front: see :mod:`study.spec.eligible`."""
     import numpy as np
 
     return np.array([not reason for reason in study.why_not()], bool)

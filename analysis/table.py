@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from study import metrics
 from study.config import DEFAULTS, WITH_LAMBDA
-from study.eligible import CONSTRAINED, constraints_of, why_not_eligible
 from study.errors import InputError
 from study.ledger import TrialRecord
 from study.metrics import OBJECTIVES, SCORE, Metric
+from study.spec.eligible import CONSTRAINED, constraints_of, why_not_eligible
 
 if TYPE_CHECKING:
     from study.ledger.bulk import Histories
@@ -89,7 +89,7 @@ class StudyTable:
         return np.array([s == state for s in self.column("state")], bool)
 
     def why_not(self, *, constrained: bool = True) -> list[str]:
-        """(trials,) why a trial cannot be on the front (:mod:`study.eligible`), not to be changed; "" where it can.
+        """(trials,) why a trial cannot be on the front (:mod:`study.spec.eligible`), "" where it can; do not change it.
 
         ``constrained=False``: whatever the specification's constraints say. Raises :class:`InputError` where they are
         none of this version.

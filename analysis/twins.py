@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from study import metrics
 from study.config import WITH_LAMBDA
-from study.eligible import empty_line
 from study.errors import InputError, Parser, refuse_empty, run_command
 from study.metrics import FAITHFULNESS, OBJECTIVES, PARTS
+from study.spec.eligible import empty_line
 
 if TYPE_CHECKING:
     import numpy as np

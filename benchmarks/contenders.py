@@ -17,14 +17,14 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.replay import ACCURACY, FAITHFULNESS, SUM
+from study.search.proposer import Learning, encode, suggest_point
+from study.search.rungs import Rungs
+from study.search.stored import IN_MEMORY
 from study.spec.space import Point, ordered
 from study.spec.study_spec import StudySpec
 from study.spec.terms import Stopping
-from study.tuning.proposer import Learning, encode, suggest_point
-from study.tuning.rungs import Rungs
 from study.tuning.scheduler import StudyScheduler
 from study.tuning.searcher import StudySearcher
-from study.tuning.stored import IN_MEMORY
 
 
 @dataclass

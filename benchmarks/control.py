@@ -24,9 +24,9 @@ from ray.tune.schedulers import TrialScheduler
 from benchmarks.record_curves import SPEC, points
 from benchmarks.replay import ACCURACY, FAITHFULNESS
 from study import metrics
+from study.search.proposer import distributions, encode
 from study.spec.space import Point
 from study.spec.study_spec import StudySpec, load_spec
-from study.tuning.proposer import distributions, encode
 from study.tuning.scheduler import StudyScheduler
 from study.tuning.searcher import StudySearcher
 

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not todo and not cut_off and _optuna_has(folder, args.study) in (None, spec.protocol):
             print(f"study {args.study}: all its scores are made under {spec.protocol} already; nothing is to be done")
             return 0
-        from study.rescoring import rescore
+        from study.rescoring.networks import rescore
 
         lost = rescore(ledger, storage, todo, spec.protocol, folder / _STAGE, args.data)
         _tell_optuna(folder, spec, ledger)
@@ -114,7 +114,7 @@ def _alone(folder: Path) -> Iterator[bool]:
 
 
 def _optuna_has(folder: Path, study: str) -> str | None:
-    from study.tuning.stored import stored_protocol
+    from study.search.stored import stored_protocol
 
     return stored_protocol(folder / metrics.OPTUNA_FILE, study)
 
@@ -123,7 +123,7 @@ def _tell_optuna(folder: Path, spec: StudySpec, ledger: Ledger) -> None:
     """The search goes on from what the ledger says now; where this machine has no search of the study, nothing is."""
     if _optuna_has(folder, ledger.study) is None:
         return
-    from study.tuning.rewrite import Scored, rewrite
+    from study.search.rewrite import Scored, rewrite
 
     records = ledger.trials()
     curves = ledger.bulk().histories([r.run_id for r in records], spec.fidelity.max_epochs)

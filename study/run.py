@@ -14,8 +14,8 @@ from typing import Any
 
 from study import __version__, metrics
 from study.cluster.place import cluster_file, on_cluster_machine
-from study.eligible import empty_line, reasons_line
 from study.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, Parser, refuse_empty, run_command
+from study.spec.eligible import empty_line, reasons_line
 from study.spec.study_spec import StudySpec, load_spec, parse_duration
 from study.storage.storage import DEFAULT_STORAGE, Storage, check_study_name
 from study.storage.study_file import check_same_study, write_study
@@ -152,7 +152,7 @@ def _check_protocol(
     args: argparse.Namespace, spec: StudySpec, name: str, storage: Storage, tracking_uri: str | None
 ) -> None:
     from study.ledger import default_tracking_uri
-    from study.scores import check_protocol
+    from study.rescoring.refusal import check_protocol
 
     uri = tracking_uri or default_tracking_uri(storage.local)
     check_protocol(storage, name, spec.protocol, uri, _where(args))
@@ -170,10 +170,10 @@ def _on_cluster(
     from rich.console import Console
 
     from study.ledger import Ledger, create_store, default_tracking_uri, masked, replay, serve, settle
+    from study.search.warm_start import warm_start
     from study.tuning.capacity import Capacity
     from study.tuning.joining import connected, head_address
     from study.tuning.session import concurrency, run_trials, storage_url
-    from study.warmstart import warm_start
 
     console = Console(stderr=False)
     in_cluster = on_cluster_machine()

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 #: Room -> rooms it may import (beside itself and EVERYBODY). Function-local imports count as well.
-EVERYBODY = {"study", "study.config", "study.eligible", "study.errors", "study.metrics", "study.spec"}
+EVERYBODY = {"study", "study.config", "study.errors", "study.metrics", "study.spec"}
 ALLOWED: dict[str, set[str]] = {
     **{room: set() for room in EVERYBODY},
     "study.storage": set(),
@@ -28,20 +28,19 @@ ALLOWED: dict[str, set[str]] = {
         "study.training", "study.faithfulness", "study.saliency", "study.networks", "study.data", "study.ledger",
         "study.storage",
     },
-    "study.planning": {  # of tuning the rule of the rungs
-        "study.trial", "study.training", "study.faithfulness", "study.networks", "study.data", "study.tuning",
+    "study.search": {"study.ledger", "study.storage"},
+    "study.planning": {  # of the search the rule of the rungs
+        "study.trial", "study.training", "study.faithfulness", "study.networks", "study.data", "study.search",
     },
-    "study.tuning": {"study.trial", "study.ledger", "study.storage"},
+    "study.tuning": {"study.search", "study.trial", "study.ledger", "study.storage"},
     "study.cluster": {"study.ledger"},
-    "study.scores": {"study.ledger", "study.storage", "study.tuning"},
     "study.rescoring": {
         "study.trial", "study.training", "study.faithfulness", "study.networks", "study.data", "study.ledger",
-        "study.storage",
+        "study.storage", "study.search",
     },
-    "study.rescore": {"study.rescoring", "study.ledger", "study.storage", "study.tuning"},
-    "study.warmstart": {"study.ledger", "study.storage"},
+    "study.rescore": {"study.rescoring", "study.ledger", "study.storage", "study.search"},
     "study.run": {
-        "study.cluster", "study.scores", "study.warmstart", "study.planning", "study.tuning", "study.ledger",
+        "study.cluster", "study.rescoring", "study.planning", "study.search", "study.tuning", "study.ledger",
         "study.data", "study.storage",
     },
     "study.status": {"study.cluster", "study.ledger", "study.storage", "study.tuning"},
@@ -80,14 +79,7 @@ ALLOWED: dict[str, set[str]] = {
 #: Outside world -> the files that may import it.
 DOORS: dict[str, tuple[str, ...]] = {
     "ray": ("study/tuning/", "study/run.py"),
-    "optuna": (
-        "study/tuning/searcher.py",
-        "study/tuning/proposer.py",
-        "study/tuning/stored.py",
-        "study/tuning/queueing.py",
-        "study/tuning/rewrite.py",
-        "analysis/importance.py",
-    ),
+    "optuna": ("study/search/", "study/tuning/searcher.py", "analysis/importance.py"),
     "mlflow": ("study/ledger/", "analysis/export/register.py"),
 }
 #: Imported before a command's arguments are known to be good: nothing heavy at the top.

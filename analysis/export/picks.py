@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from study.eligible import reasons_line
 from study.errors import InputError
 from study.metrics import ACCURACY, COMPLETE, FAITHFULNESS, OBJECTIVES, SCORE, Metric
+from study.spec.eligible import reasons_line
 
 if TYPE_CHECKING:
     from analysis.table import StudyTable

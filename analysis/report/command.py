@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from study.eligible import empty_line
 from study.errors import Parser, refuse_empty
+from study.spec.eligible import empty_line
 
 REPORT_FILE = "report.html"
 FIGURES = "figures"

@@ -20,8 +20,8 @@ from analysis.pareto import Front, comparable, find_front
 from analysis.report import charts, facts, trials
 from analysis.report.thumbnails import Gallery, make_gallery
 from analysis.twins import EXPLAINED, compare_pair, find_twins, label, over_results
-from study.eligible import empty_line, reasons_line
 from study.metrics import COMPLETE, FAITHFULNESS, LOG_ARTIFACTS, OBJECTIVES, TRIAL_LOG, Metric
+from study.spec.eligible import empty_line, reasons_line
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,7 +1,7 @@
 """A study played through without training anything: what it takes, many times over, with the spread of that.
 
 One play draws the points that a search could ask for, how much each trial differs from what was timed, and who is
-stopped at a rung by the very rule of the study (:mod:`study.tuning.rungs`); trials follow one another as they would on
+stopped at a rung by the very rule of the study (:mod:`study.search.rungs`); trials follow one another as they would on
 a cluster that runs ``at_once`` of them.
 """
 
@@ -17,9 +17,9 @@ import numpy as np
 
 from study.config import EvaluationConfig, TrialConfig
 from study.planning.speeds import Profile, Speed
+from study.search.rungs import Rungs
 from study.spec.space import Choice, FloatRange, IntRange, Point, Scalar, active, complete, ordered
 from study.spec.study_spec import StudySpec
-from study.tuning.rungs import Rungs
 
 # Seconds, in units of the time in which a fresh process loads the stack (`Profile.start`), so that they follow the
 # machine. Estimates; docs/results.md has them beside runs of the quick study.

@@ -17,9 +17,9 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from study.config import REG_GRADIENT, DataConfig, EvaluationConfig, TrialConfig, fingerprint
-from study.eligible import violations, why_not_eligible
 from study.errors import InputError, expanded
 from study.metrics import OBJECTIVES, SCORE, Direction, Metric, protocol_identity
+from study.spec.eligible import violations, why_not_eligible
 from study.spec.reader import read_yaml
 from study.spec.space import Parameter, Point, Scalar, Strict, active, complete, grid, ordered
 from study.spec.terms import Budget, Constraint, Fidelity, Resources, Stopping, check_constrained, parse_duration
@@ -174,11 +174,11 @@ class StudySpec(Strict):
         return [math.hypot(*errors)]
 
     def violations(self, report: Mapping[str, float]) -> dict[str, float]:
-        """By how much a report breaks each constraint: see :func:`study.eligible.violations`."""
+        """By how much a report breaks each constraint: see :func:`study.spec.eligible.violations`."""
         return violations(report, self.constraints)
 
     def why_not_eligible(self, state: str, values: Sequence[float], report: Mapping[str, float]) -> str:
-        """Why a trial with these target values cannot be on a front: see :mod:`study.eligible`."""
+        """Why a trial with these target values cannot be on a front: see :mod:`study.spec.eligible`."""
         return why_not_eligible(state, values, report, self.targets, self.constraints)
 
     @property

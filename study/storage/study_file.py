@@ -1,7 +1,7 @@
 """What a study's name stands for: its file ``study.json``, with all that determines a trial's result.
 
 A name belongs to one specification. The same one continues it; another is refused with the keys that differ, or
-begins a study of its own from what the old one found (:mod:`study.warmstart`).
+begins a study of its own from what the old one found (:mod:`study.search.warm_start`).
 """
 
 from __future__ import annotations

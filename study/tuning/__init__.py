@@ -1,4 +1,4 @@
-"""Who runs what: Ray Tune runs the trials, Optuna proposes them. The only rooms that know either."""
+"""Ray Tune runs the trials that the search proposes. The only room that knows Ray."""
 
 import os
 

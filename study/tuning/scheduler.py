@@ -1,4 +1,4 @@
-"""Multi-objective early stopping as a Ray Tune scheduler: a thin shell around :class:`study.tuning.rungs.Rungs`."""
+"""Multi-objective early stopping as a Ray Tune scheduler: a thin shell around :class:`study.search.rungs.Rungs`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from study import metrics
+from study.search.rungs import Rungs
 from study.spec.study_spec import StudySpec
-from study.tuning.rungs import Rungs
 from study.tuning.searcher import StudySearcher, report_of
 
 

@@ -22,13 +22,9 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from study import metrics
-from study.eligible import measured
-from study.spec.space import Point
-from study.spec.study_spec import StudySpec
-from study.storage.storage import Storage
-from study.tuning.proposer import Known, Learning, Proposer, decode, distributions, encode, suggest_point
-from study.tuning.queueing import Result, queue_replicates, queue_twins, take_over
-from study.tuning.stored import (
+from study.search.proposer import Known, Learning, Proposer, decode, distributions, encode, suggest_point
+from study.search.queueing import Result, queue_replicates, queue_twins, take_over
+from study.search.stored import (
     MEASURED,
     PROTOCOL,
     REASON,
@@ -48,6 +44,10 @@ from study.tuning.stored import (
     why_not,
     write_measured,
 )
+from study.spec.eligible import measured
+from study.spec.space import Point
+from study.spec.study_spec import StudySpec
+from study.storage.storage import Storage
 
 _REPORT = "report/"
 
@@ -320,7 +320,7 @@ class StudySearcher(Searcher):
         points: Sequence[tuple[Point, Path | None]],
         storage: Storage,
     ) -> None:
-        """Take over what an earlier study found, see :func:`study.tuning.queueing.take_over`."""
+        """Take over what an earlier study found, see :func:`study.search.queueing.take_over`."""
         self._queued = True
         take_over(self._study, self.spec, source, results, points, storage)
         self._take_warm()

@@ -26,14 +26,14 @@ from analysis.report.page import collect, render
 from analysis.report.trials import plain_networks
 from analysis.table import StudyTable
 from study import metrics
-from study.eligible import constraints_of, reasons_line, violations, why_not_eligible
 from study.errors import EXIT_BAD_INPUT, InputError, run_command
 from study.ledger import Ledger
 from study.metrics import ACCURACY, FAITHFULNESS, UNDEFINED_SHARE
+from study.search.stored import IN_MEMORY
+from study.spec.eligible import constraints_of, reasons_line, violations, why_not_eligible
 from study.spec.study_spec import StudySpec
 from study.spec.terms import Constraint
 from study.tuning.searcher import StudySearcher
-from study.tuning.stored import IN_MEMORY
 
 TWO = (ACCURACY, FAITHFULNESS)
 MIN_40 = {"accuracy": Constraint(min=40)}

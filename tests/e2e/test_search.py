@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from optuna.trial import FrozenTrial
 
 from study import metrics
-from study.tuning.rungs import Rungs
+from study.search.rungs import Rungs
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]

@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 
-from study import metrics, rescore, rescoring, run
+from study import metrics, rescore, run
 from study.errors import InputError
 from study.faithfulness.report import read_per_image
 from study.faithfulness.statistics import image_scores
 from study.ledger import Ledger, TrialRecord
+from study.rescoring import networks as rescoring
+from study.search import rewrite as rewrite_module
+from study.search.warm_start import warm_start
 from study.storage.storage import trial_folder
 from study.training.checkpoint import load_model
 from study.trial.trial import Trial
-from study.tuning import rewrite as rewrite_module
-from study.warmstart import warm_start
 from tests.rescoring.old_study import Old
 
 pytestmark = pytest.mark.slow

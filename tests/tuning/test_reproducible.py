@@ -17,10 +17,10 @@ from benchmarks.control import scores
 from benchmarks.record_curves import SPEC
 from benchmarks.replay import ACCURACY, FAITHFULNESS
 from study import metrics
+from study.search.stored import IN_MEMORY
 from study.spec.study_spec import load_spec
 from study.tuning.scheduler import StudyScheduler
 from study.tuning.searcher import StudySearcher
-from study.tuning.stored import IN_MEMORY
 
 ROOT = Path(__file__).parents[2]
 TRIALS = 24

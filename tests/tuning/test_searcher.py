@@ -11,12 +11,12 @@ import pytest
 from ray.tune.search import Searcher
 
 from study import metrics
+from study.search.forecast import forecast
+from study.search.proposer import decode, encode
+from study.search.queueing import Result
 from study.spec.space import Point
 from study.spec.study_spec import StudySpec
 from study.storage.storage import Storage
-from study.tuning.forecast import forecast
-from study.tuning.proposer import decode, encode
-from study.tuning.queueing import Result
 from study.tuning.scheduler import StudyScheduler
 from study.tuning.searcher import StudySearcher
 

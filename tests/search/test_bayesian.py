@@ -12,11 +12,11 @@ from scipy.stats import norm
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
+from study.search.acquisition import expected_improvement, undominated
+from study.search.bayesian import Evidence, Space, propose, work
+from study.search.regression import Regression
 from study.spec.space import Point
 from study.spec.study_spec import StudySpec
-from study.tuning.acquisition import expected_improvement, undominated
-from study.tuning.bayesian import Evidence, Space, propose, work
-from study.tuning.regression import Regression
 
 SPEC = StudySpec.model_validate(
     {

@@ -6,7 +6,7 @@ import dataclasses
 
 from study.config import TrialConfig
 from study.ledger.records import flatten, parse
-from study.warmstart import _changed
+from study.search.warm_start import _changed
 
 CONFIG = TrialConfig("tiny", 8, 0.1, reg_weight=0.5)
 

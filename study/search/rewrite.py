@@ -16,8 +16,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from study import metrics
+from study.search.stored import MEASURED, PROTOCOL, REASON, RUNGS, STATE, WARM, write_measured
 from study.spec.study_spec import StudySpec
-from study.tuning.stored import MEASURED, PROTOCOL, REASON, RUNGS, STATE, WARM, write_measured
 
 _CONSTRAINT = "constraints:"  # Optuna's system attributes
 

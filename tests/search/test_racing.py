@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from study.tuning.racing import most_uncertain
+from study.search.racing import most_uncertain
 
 BOTH = ("maximize", "maximize")
 

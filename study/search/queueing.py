@@ -12,12 +12,12 @@ import optuna
 from optuna.trial import TrialState
 
 from study import metrics
+from study.search.proposer import decode, encode
+from study.search.racing import most_uncertain
+from study.search.stored import MEASURED, REPLICATE_OF, SEED, TWIN_OF, WARM, params_of, results, write_measured
 from study.spec.space import Point, complete
 from study.spec.study_spec import StudySpec
 from study.storage.storage import Storage, trial_folder
-from study.tuning.proposer import decode, encode
-from study.tuning.racing import most_uncertain
-from study.tuning.stored import MEASURED, REPLICATE_OF, SEED, TWIN_OF, WARM, params_of, results, write_measured
 
 #: A point, the targets' values there, and the report that they are from.
 Result = tuple[Point, list[float], Mapping[str, float]]
@@ -59,7 +59,7 @@ def take_over(
 def queue_replicates(study: optuna.Study, spec: StudySpec, wanted: int, at_once: int) -> int:
     """Queue further repetitions with other seeds, until the study has ``wanted``; how many, at most ``at_once``.
 
-    Which: see :mod:`study.tuning.racing`. A queued one counts as if it had come out at its point's mean.
+    Which: see :mod:`study.search.racing`. A queued one counts as if it had come out at its point's mean.
     """
     trials = study.get_trials(deepcopy=False)
     missing = wanted - sum(REPLICATE_OF in t.user_attrs for t in trials)

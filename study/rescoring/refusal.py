@@ -13,7 +13,7 @@ def check_protocol(storage: Storage, study: str, protocol: str, tracking_uri: st
     ``options`` are those by which a command finds the study, as typed. A study that is not there yet is fine.
     """
     from study.ledger import Ledger
-    from study.tuning.stored import stored_protocol
+    from study.search.stored import stored_protocol
 
     other = Ledger(tracking_uri, study).other_protocol(protocol)
     if other is None:

@@ -11,10 +11,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from study.eligible import as_report, measured
 from study.metrics import COMPLETE, Direction
+from study.search.proposer import Known, decode
+from study.spec.eligible import as_report, measured
 from study.spec.study_spec import StudySpec
-from study.tuning.proposer import Known, decode
 
 TWIN_OF = "twin_of"
 REPLICATE_OF = "replicate_of"

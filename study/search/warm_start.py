@@ -15,10 +15,10 @@ from typing import Any
 
 from study import metrics
 from study.config import DEFAULTS, TrialConfig
-from study.eligible import constraints_of, why_not_eligible
 from study.errors import InputError
 from study.ledger import Ledger, TrialRecord
 from study.ledger.records import flatten, parse
+from study.spec.eligible import constraints_of, why_not_eligible
 from study.spec.space import Point, complete
 from study.spec.study_spec import StudySpec
 from study.spec.terms import Constraint

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.tuning.rungs import Rungs, crowding_distances, standing
+from study.search.rungs import Rungs, crowding_distances, standing
 
 MAXIMIZE = ("maximize", "maximize")
 

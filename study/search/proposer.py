@@ -20,11 +20,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from study.eligible import as_report
+from study.search import bayesian
+from study.search.forecast import forecast
+from study.spec.eligible import as_report
 from study.spec.space import Choice, FloatRange, IntRange, Parameter, Point, Scalar, grid, ordered
 from study.spec.study_spec import StudySpec
-from study.tuning import bayesian
-from study.tuning.forecast import forecast
 
 _ZERO_SUFFIX = "_is_zero"  # Optuna's name for "this parameter is the single value 0 beside its range"
 _GP_UNTIL = 150  # points known; beyond them TPE, whose asks stay in milliseconds

@@ -13,10 +13,10 @@ import moocore
 import numpy as np
 from scipy.special import ndtr
 
+from study.search.acquisition import expected_improvement
+from study.search.regression import Regression
 from study.spec.space import Choice, FloatRange, IntRange, Parameter, Point, Scalar, complete, ordered
 from study.spec.study_spec import StudySpec
-from study.tuning.acquisition import expected_improvement
-from study.tuning.regression import Regression
 
 _CAPACITY = 100  # values that are regressed on: those nearest to their end, then the latest
 _WIDE = 300  # points that are drawn from the whole space

@@ -8,9 +8,9 @@ from pathlib import Path
 from study import metrics
 from study.ledger import TrialRecord
 from study.metrics import UNDEFINED_SHARE
+from study.search.warm_start import _front_first
 from study.spec.study_spec import load_spec
 from study.spec.terms import Constraint
-from study.warmstart import _front_first
 
 SPEC = load_spec(Path(__file__).parents[1] / "spec" / "example.yaml")
 
