@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from study import metrics
+from study import names
 from study.metrics import ACCURACY, FAITHFULNESS, Metric
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def axes_of(study: StudyTable) -> tuple[Metric, Metric]:
 
 def drawable(study: StudyTable) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """(trials,) True for complete trials that have a place in the figure of the front, eligible or not."""
-    return study.with_state(metrics.COMPLETE) & np.isfinite(study.values(axes_of(study))).all(axis=1)
+    return study.with_state(names.COMPLETE) & np.isfinite(study.values(axes_of(study))).all(axis=1)
 
 
 def pyplot() -> Any:
@@ -275,8 +275,8 @@ def _handles(*, has_zero: bool, front: bool, dominated: bool, outside: bool, kne
 
 def _caption(study: StudyTable, complete: np.ndarray[Any, np.dtype[np.bool_]]) -> str:
     counts = study.counts()
-    hidden = [f"{n} {state}" for state, n in counts.items() if state != metrics.COMPLETE]
-    without = counts.get(metrics.COMPLETE, 0) - int(complete.sum())
+    hidden = [f"{n} {state}" for state, n in counts.items() if state != names.COMPLETE]
+    without = counts.get(names.COMPLETE, 0) - int(complete.sum())
     if without:
         hidden.append(f"{without} complete without finite values")
     text = f"{int(complete.sum())} complete trials shown; not shown: {', '.join(hidden) if hidden else 'none'}."

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.errors import InputError, Parser, expanded, refuse_empty, run_command
+from study.command import Parser, expanded, refuse_empty, run_command
+from study.errors import InputError
 from study.storage.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.errors import Parser, refuse_empty, run_command
+from study.command import Parser, refuse_empty, run_command
 from study.spec.eligible import empty_line, reasons_line
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from study import metrics
+from study import metrics, names
 from study.config import DEFAULTS, WITH_LAMBDA
 from study.errors import InputError
 from study.ledger import TrialRecord
@@ -81,8 +81,8 @@ class StudyTable:
 
     def values(self, wanted: Sequence[Metric] | None = None) -> np.ndarray[Any, np.dtype[np.float64]]:
         """(trials, objectives) as numbers; NaN where a trial has none."""
-        names = [m.name for m in wanted or self.objectives]
-        return np.array([self.numbers(name) for name in names], float).reshape(len(names), -1).T
+        columns = [m.name for m in wanted or self.objectives]
+        return np.array([self.numbers(name) for name in columns], float).reshape(len(columns), -1).T
 
     def with_state(self, state: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """(trials,) True where a trial is in ``state``."""
@@ -115,7 +115,7 @@ class StudyTable:
     def not_eligible(self) -> list[tuple[int, str]]:
         """Number and reason of every complete trial that cannot be on the front."""
         rows = zip(self.column("trial"), self.column("state"), self.why_not(), strict=True)
-        return [(trial, reason) for trial, state, reason in rows if reason and state == metrics.COMPLETE]
+        return [(trial, reason) for trial, state, reason in rows if reason and state == names.COMPLETE]
 
     def other_protocol(self) -> list[str]:
         """(trials,) e.g. ``scored under paper/1`` where a complete trial's protocol is not the study's latest; else "".
@@ -123,7 +123,7 @@ class StudyTable:
         Scores of two protocols do not compare. A trial that does not say its protocol is taken for one of the latest.
         """
         of_complete = [
-            protocol if state == metrics.COMPLETE else None
+            protocol if state == names.COMPLETE else None
             for protocol, state in zip(self.column("protocol"), self.column("state"), strict=True)
         ]
         latest = max((p for p in of_complete if p), key=_version, default=None)
@@ -143,14 +143,14 @@ class StudyTable:
         return [name for name in self.params if len(values(name)) > 1]
 
     def counts(self) -> dict[str, int]:
-        """Trials by state, in the order of ``metrics.STATES``; states without trials are left out."""
+        """Trials by state, in the order of ``names.STATES``; states without trials are left out."""
         states = self.column("state")
-        return {state: states.count(state) for state in metrics.STATES if state in states}
+        return {state: states.count(state) for state in names.STATES if state in states}
 
     def configurations(self) -> list[str]:
         """(trials,) a text that is equal for trials which differ at most in the seed."""
-        names = [name for name in self.params if name not in NOT_CONFIGURATION]
-        columns = [self.column(name) for name in names]
+        params = [name for name in self.params if name not in NOT_CONFIGURATION]
+        columns = [self.column(name) for name in params]
         return [json.dumps(values) for values in zip(*columns, strict=True)] if columns else [""] * len(self.trials)
 
 
@@ -161,12 +161,12 @@ def _version(protocol: str) -> tuple[int, str]:
 
 def objectives_of(study: str, spec: Mapping[str, Any]) -> tuple[Metric, ...]:
     """What the search optimised. Raises :class:`InputError` where the specification names no known objective."""
-    names = spec.get("objectives")
-    unknown = [name for name in names or () if name not in OBJECTIVES]
-    if not names or unknown:
+    objectives = spec.get("objectives")
+    unknown = [name for name in objectives or () if name not in OBJECTIVES]
+    if not objectives or unknown:
         what = f"the unknown objective {unknown[0]!r}" if unknown else "no objectives"
         raise InputError(f"study {study!r}: its specification in the ledger names {what}; was another version in use?")
-    return (SCORE,) if spec.get("scalarize") else tuple(OBJECTIVES[name] for name in names)
+    return (SCORE,) if spec.get("scalarize") else tuple(OBJECTIVES[name] for name in objectives)
 
 
 def trials_table(
@@ -180,7 +180,7 @@ def trials_table(
         "trial": pa.array([r.trial for r in records], pa.int64()),
         "seed": pa.array([r.seed for r in records], pa.int64()),
         "state": pa.array([r.state for r in records], pa.string()),
-        "reason": pa.array([r.tags.get(metrics.TAG_REASON) for r in records], pa.string()),
+        "reason": pa.array([r.tags.get(names.TAG_REASON) for r in records], pa.string()),
         "protocol": pa.array([r.protocol or None for r in records], pa.string()),
         "run_id": pa.array([r.run_id for r in records], pa.string()),
         "started": pa.array([r.start_ms for r in records], FIXED.field("started").type),
@@ -257,7 +257,7 @@ def _check(study: str, records: Sequence[TrialRecord]) -> None:
     seen: dict[tuple[int, int], str] = {}
     taken = {*FIXED.names, *OBJECTIVES, SCORE.name} - {*OWN_COLUMN}
     for r in records:
-        if r.state not in metrics.STATES:
+        if r.state not in names.STATES:
             raise InputError(f"study {study!r}: run {r.run_id} has the unknown state {r.state!r}; correct its tag")
         other = seen.setdefault((r.trial, r.seed), r.run_id)
         if other != r.run_id:
@@ -272,7 +272,7 @@ def _check(study: str, records: Sequence[TrialRecord]) -> None:
 
 
 def _ended(record: TrialRecord) -> int | None:
-    return record.end_ms if record.state != metrics.RUNNING else None
+    return record.end_ms if record.state != names.RUNNING else None
 
 
 def _duration(record: TrialRecord) -> float | None:

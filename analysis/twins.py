@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study import metrics
+from study import metrics, names
+from study.command import Parser, refuse_empty, run_command
 from study.config import WITH_LAMBDA
-from study.errors import InputError, Parser, refuse_empty, run_command
+from study.errors import InputError
 from study.metrics import FAITHFULNESS, OBJECTIVES, PARTS
 from study.spec.eligible import empty_line
 
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps({"pairs": results}))
     options = repeated_options(args)
     missing = sum(pair.plain is None for pair in pairs)
-    print(f"results  the ledger's artifacts {metrics.CHECKPOINT_ARTIFACTS}/{metrics.PER_IMAGE_FILE}", file=sys.stderr)
+    print(f"results  the ledger's artifacts {names.CHECKPOINT_ARTIFACTS}/{names.PER_IMAGE_FILE}", file=sys.stderr)
     if missing:
         print(f"next     the study.run command of {args.study} with --twins trains what is missing", file=sys.stderr)
     else:
@@ -90,7 +91,7 @@ def find_twins(study: StudyTable, on_front: np.ndarray[Any, np.dtype[np.bool_]])
     weights, states = study.column("reg_weight"), study.column("state")
     plain: dict[str, int] = {}
     for i, key in enumerate(keys):
-        if states[i] == metrics.COMPLETE and weights[i] == 0:
+        if states[i] == names.COMPLETE and weights[i] == 0:
             plain.setdefault(key, i)
     return [Pair(int(i), plain.get(keys[i])) for i in on_front.nonzero()[0] if (weights[i] or 0) > 0]
 
@@ -206,7 +207,7 @@ def per_image(ledger: Ledger, study: StudyTable, row: int) -> dict[str, Floats]:
 
     run_id = study.column("run_id")[row]
     with tempfile.TemporaryDirectory() as folder:
-        artifact = f"{metrics.CHECKPOINT_ARTIFACTS}/{metrics.PER_IMAGE_FILE}"
+        artifact = f"{names.CHECKPOINT_ARTIFACTS}/{names.PER_IMAGE_FILE}"
         columns = read_per_image(ledger.download(run_id, artifact, Path(folder)))
     recorded = study.column(FAITHFULNESS.ledger_name)[row]
     recomputed = float(image_scores(columns)["faithfulness"].mean())

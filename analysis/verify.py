@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from study.errors import InputError, Parser, expanded, refuse_empty, run_command
+from study.command import Parser, expanded, refuse_empty, run_command
+from study.errors import InputError
 
 
 def parser() -> argparse.ArgumentParser:

@@ -23,7 +23,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from benchmarks.record_curves import SPEC, points
 from benchmarks.replay import ACCURACY, FAITHFULNESS
-from study import metrics
+from study import metrics, names
 from study.search.proposer import distributions, encode
 from study.spec.space import Point
 from study.spec.study_spec import StudySpec, load_spec
@@ -95,17 +95,17 @@ def drive(spec: StudySpec, url: str, workers: int, clock: Clock) -> tuple[int, i
         live.append((SimpleNamespace(trial_id=f"{i:05d}", config=config), point))
     ended = [0, 0]
     for epoch in [*spec.fidelity.rungs, spec.fidelity.max_epochs]:
-        state = metrics.COMPLETE if epoch == spec.fidelity.max_epochs else metrics.RUNNING
+        state = names.COMPLETE if epoch == spec.fidelity.max_epochs else names.RUNNING
         going = []
         for trial, point in live:
             accuracy, faithfulness = scores(point, epoch, spec.fidelity.max_epochs)
             result = {"epoch": epoch, "state": state, ACCURACY: accuracy, FAITHFULNESS: faithfulness, **_ERRORS}
-            if state == metrics.RUNNING:
+            if state == names.RUNNING:
                 decision = clock("report", lambda t=trial, r=result: scheduler.on_trial_result(None, t, r))  # type: ignore[misc]
                 if decision == TrialScheduler.CONTINUE:
                     going.append((trial, point))
                     continue
-            ended[state == metrics.RUNNING] += 1
+            ended[state == names.RUNNING] += 1
             clock("tell", lambda t=trial, r=result: searcher.on_trial_complete(t.trial_id, result=r))  # type: ignore[misc]
         live = going
     return ended[0], ended[1]
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     spec = load_spec(SPEC, overrides={"budget.trials": args.trials, "sampler": args.sampler})
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        url = f"sqlite:///{Path(folder) / metrics.OPTUNA_FILE}"
+        url = f"sqlite:///{Path(folder) / names.OPTUNA_FILE}"
         fill(spec, url, args.trials - args.workers)
         complete, stopped = drive(spec, url, args.workers, clock)
     print(

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from study import metrics
+from study import metrics, names
 from study.config import TrialConfig
 from study.planning.plan import image_counts, make_plan, size
 from study.planning.simulation import Images
@@ -72,7 +72,7 @@ def one_round(specification: Path, folder: Path) -> Round:
     images = image_counts(spec)
     plan = make_plan(spec, profile, images, at_once=profile.slots)
     trials = folder / specification.stem / "trials"
-    histories = [_history(checkpoint) for checkpoint in sorted(trials.glob(f"*/{metrics.CHECKPOINT_FILE}"))]
+    histories = [_history(checkpoint) for checkpoint in sorted(trials.glob(f"*/{names.CHECKPOINT_FILE}"))]
     first_epochs = [h[0][metrics.EPOCH_SECONDS] + h[0][metrics.EVALUATION_SECONDS] for _, h in histories[:2]]
     stored = [p for where in (trials, trials.parent / "artifacts") for p in where.rglob("*") if p.is_file()]
     return Round(

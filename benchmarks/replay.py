@@ -13,7 +13,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from benchmarks.surrogate import Shown, Surrogate
-from study import metrics
+from study import metrics, names
 from study.spec.space import Point
 
 #: What the metrics are called in the results that Ray hands around.
@@ -136,11 +136,11 @@ class Cluster:
         values = shown.values[shown.epochs.index(epoch)]
         if shown.diverges_after is not None and shown.diverges_after <= epoch:
             values = np.full(2, np.nan)
-            state = metrics.DIVERGED
+            state = names.DIVERGED
         else:
-            state = metrics.COMPLETE if epoch == self._epochs else metrics.RUNNING
+            state = names.COMPLETE if epoch == self._epochs else names.RUNNING
         result = self._result(shown, values, epoch, state)
-        if state != metrics.RUNNING:
+        if state != names.RUNNING:
             scheduler.on_trial_complete(None, trial, result)  # type: ignore[arg-type]
             searcher.on_trial_complete(trial.trial_id, result=result)
             replay.ended.append(Ended(running.point, now, epoch, state, values))
@@ -155,7 +155,7 @@ class Cluster:
             searcher.on_trial_result(trial.trial_id, result)
             return True
         searcher.on_trial_complete(trial.trial_id, result={**result, "done": True})
-        replay.ended.append(Ended(running.point, now, epoch, metrics.STOPPED, values))
+        replay.ended.append(Ended(running.point, now, epoch, names.STOPPED, values))
         return False
 
     def _result(self, shown: Shown, values: np.ndarray, epoch: int, state: str) -> dict[str, Any]:
@@ -164,8 +164,8 @@ class Cluster:
             "epoch": epoch,
             "training_iteration": epoch,
             "state": state,
-            "reason": "non-finite loss" if state == metrics.DIVERGED else "",
-            "done": state != metrics.RUNNING,
+            "reason": "non-finite loss" if state == names.DIVERGED else "",
+            "done": state != names.RUNNING,
             ACCURACY: float(values[0]),
             FAITHFULNESS: float(values[1]),
             SUM: float(values.sum()),

@@ -23,7 +23,7 @@ import ray
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
-from study import metrics
+from study import metrics, names
 from study.config import TrialConfig
 from study.ledger import Ledger, TrialBook, create_store, default_tracking_uri, settle
 from study.spec.study_spec import StudySpec
@@ -46,7 +46,7 @@ class Nap:
 
     finished = property(lambda self: bool(self.history))
     epoch = property(lambda self: len(self.history))
-    state = property(lambda self: metrics.COMPLETE if self.history else metrics.RUNNING)
+    state = property(lambda self: names.COMPLETE if self.history else names.RUNNING)
 
     def step(self) -> None:
         time.sleep(self._seconds)
@@ -83,7 +83,7 @@ class SleepingTrainable(StudyTrainable):
 
     def _finish(self) -> None:
         scores = {k: v for k, v in self.trial.history[-1].items() if k != "epoch"}
-        self.book.finish(metrics.COMPLETE, scores=scores)
+        self.book.finish(names.COMPLETE, scores=scores)
 
 
 def specification(trials: int, sampler: str) -> StudySpec:

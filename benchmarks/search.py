@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.contenders import CONTENDERS, MAIN, contender
 from benchmarks.replay import Cluster, Replay
 from benchmarks.surrogate import Surrogate
-from study import metrics
+from study import names
 from study.spec.space import Point
 from study.spec.study_spec import StudySpec, load_spec
 
@@ -48,7 +48,7 @@ class Progress:
 
     @classmethod
     def judge(cls, replay: Replay, truth: Any, budget: float) -> Progress:
-        ended = [e for e in replay.ended if e.state == metrics.COMPLETE]
+        ended = [e for e in replay.ended if e.state == names.COMPLETE]
         seconds, volumes, values = [0.0], [0.0], []
         for trial in ended:
             values.append(np.maximum(truth(trial.point), 0.0))
@@ -90,14 +90,14 @@ def _prepare(surrogate: Surrogate, workers: int) -> None:
 
 def replay_seed(task: tuple[int, tuple[str, ...]]) -> tuple[int, dict[str, Progress]]:
     """All contenders with one seed; the yardstick first: its time is the others' budget."""
-    seed, names = task
+    seed, methods = task
     spec = _surrogate.spec.model_copy(update={"seed": seed})
     spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={"trials": _MOST_TRIALS})})
     cluster = Cluster(_surrogate, workers=_workers, epochs=spec.fidelity.max_epochs)
     yardstick = cluster.run(contender(YARDSTICK)(spec), seed=seed, trials=TRIALS)
     budget = yardstick.seconds
     found = {YARDSTICK: Progress.judge(yardstick, _surrogate.truth, budget)}
-    for name in names:
+    for name in methods:
         if name != YARDSTICK:
             replay = cluster.run(contender(name)(spec), seed=seed, trials=_MOST_TRIALS, seconds=budget)
             found[name] = Progress.judge(replay, _surrogate.truth, budget)
@@ -132,7 +132,7 @@ def ratios(found: dict[int, dict[str, Progress]], name: str) -> tuple[np.ndarray
     return np.array(own), np.array(whole)
 
 
-def table(found: dict[int, dict[str, Progress]], names: Sequence[str], full: float, workers: int) -> dict[str, Any]:
+def table(found: dict[int, dict[str, Progress]], methods: Sequence[str], full: float, workers: int) -> dict[str, Any]:
     """Print a line per contender; the JSON line's content."""
     budget = np.median([p[YARDSTICK].budget for p in found.values()]) * workers / 3600
     print(f"{len(found)} seeds · {workers} workers · {budget:.1f} worker-hours each · volume of {full:.0f} is 100 %")
@@ -140,7 +140,7 @@ def table(found: dict[int, dict[str, Progress]], names: Sequence[str], full: flo
     print(f"{'':21}{'hours':>7} {'95 % interval':>15} {'reached':>8} {'area %':>7} {'end %':>6}"
           f" {'complete':>9} {'of':>5} {'wrong stops':>12}")  # fmt: skip
     line: dict[str, Any] = {"seeds": len(found), "wrong_stop_rate": {}, "hours": {}, "area": {}}
-    for name in names:
+    for name in methods:
         own, whole = ratios(found, name)
         mine = [p[name] for p in found.values()]
         middle, low, high = interval(own)
@@ -157,11 +157,11 @@ def table(found: dict[int, dict[str, Progress]], names: Sequence[str], full: flo
             f" {f'{wrong}/{dominating}':>12}"
         )
         line.setdefault("hours_of_budget", {})[name] = _finite(interval(whole)[0])
-    if "ours" in names:
+    if "ours" in methods:
         line["worker_hours_vs_fifo_tpe"] = line["hours"]["ours"][0]
         line["area_minus_asha"] = {}
         print("\nours minus ..., area in percentage points, mean of the paired differences and 95 % interval")
-        for name in names:
+        for name in methods:
             if name != "ours":
                 pairs = np.array([p["ours"].area() - p[name].area() for p in found.values()]) / full
                 middle, low, high = interval(pairs, np.mean)
@@ -203,8 +203,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse.parse_args(argv)
     first, _, last = args.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
-    names = tuple(dict.fromkeys([YARDSTICK, *args.methods.split(",")]))
-    for name in names:
+    methods = tuple(dict.fromkeys([YARDSTICK, *args.methods.split(",")]))
+    for name in methods:
         try:
             contender(name)
         except (KeyError, ValueError):
@@ -220,8 +220,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = time.perf_counter()
     context = multiprocessing.get_context("fork")
     with context.Pool(args.processes, _prepare, (surrogate, args.workers)) as pool:
-        found = dict(pool.imap_unordered(replay_seed, [(seed, names) for seed in seeds]))
-    line = table(dict(sorted(found.items())), names, ideal(surrogate), args.workers)
+        found = dict(pool.imap_unordered(replay_seed, [(seed, methods) for seed in seeds]))
+    line = table(dict(sorted(found.items())), methods, ideal(surrogate), args.workers)
     took = time.perf_counter() - start
     print(f"\n{len(found) * len(names)} studies in {took:.0f} s")
     print(json.dumps(line))

@@ -8,7 +8,7 @@ import random
 import uuid
 from typing import Any
 
-from study import metrics
+from study import metrics, names
 from study.config import TrialConfig
 from study.ledger import Ledger
 from study.ledger.records import flatten, run_name
@@ -45,7 +45,7 @@ def write_runs(ledger: Ledger, first: int, n: int, replicates: int = 2) -> None:
     from sqlalchemy import insert
 
     if first == 0:
-        tags = {metrics.TAG_CODE_VERSION: "0.1.0", "version.torch": "2.14.1"}
+        tags = {names.TAG_CODE_VERSION: "0.1.0", "version.torch": "2.14.1"}
         ledger.open_study(fingerprint="0" * 64, spec=SPEC, tags=tags, artifact_location=None)
     reader = ledger.bulk()
     rows: dict[Any, list[dict[str, Any]]] = {
@@ -55,7 +55,7 @@ def write_runs(ledger: Ledger, first: int, n: int, replicates: int = 2) -> None:
         run_id = uuid.UUID(int=trial + 1).hex
         config = _config(trial // replicates, trial % replicates)
         curves, state, reason, end_ms = _life(config, trial)
-        status = "FINISHED" if state in (metrics.COMPLETE, metrics.STOPPED) else "FAILED"
+        status = "FINISHED" if state in (names.COMPLETE, names.STOPPED) else "FAILED"
         rows[SqlRun].append(
             {
                 "run_uuid": run_id, "name": run_name(trial, config), "source_type": "UNKNOWN", "source_name": "",
@@ -65,10 +65,10 @@ def write_runs(ledger: Ledger, first: int, n: int, replicates: int = 2) -> None:
             }
         )  # fmt: skip
         own = {
-            metrics.TAG_ROLE: "trial", metrics.TAG_TRIAL: str(trial), metrics.TAG_SEED: str(config["seed"]),
-            metrics.TAG_STATE: state, metrics.TAG_KEY: f"{ledger.study}/{trial}/{config['seed']}",
-            metrics.TAG_ATTEMPT: "1", metrics.TAG_STUDY: ledger.study, metrics.TAG_PROTOCOL: "paper/2",
-            **({metrics.TAG_REASON: reason} if reason else {}),
+            names.TAG_ROLE: "trial", names.TAG_TRIAL: str(trial), names.TAG_SEED: str(config["seed"]),
+            names.TAG_STATE: state, names.TAG_KEY: f"{ledger.study}/{trial}/{config['seed']}",
+            names.TAG_ATTEMPT: "1", names.TAG_STUDY: ledger.study, names.TAG_PROTOCOL: "paper/2",
+            **({names.TAG_REASON: reason} if reason else {}),
         }  # fmt: skip
         rows[SqlTag] += [{"run_uuid": run_id, "key": k, "value": v} for k, v in own.items()]
         rows[SqlParam] += [{"run_uuid": run_id, "key": k, "value": v} for k, v in flatten(config).items()]
@@ -107,8 +107,8 @@ def _config(configuration: int, seed: int) -> dict[str, Any]:
 def _life(config: dict[str, Any], trial: int) -> tuple[list[dict[str, float]], str, str, int]:
     """Reports by epoch, state, reason, end (Unix ms)."""
     rng = random.Random(10**6 + trial)
-    state = metrics.FAILED if trial % 10 == 9 else metrics.STOPPED if trial % 5 == 3 else metrics.COMPLETE
-    epochs = {metrics.FAILED: rng.randint(1, 9), metrics.STOPPED: 3}.get(state, _EPOCHS)
+    state = names.FAILED if trial % 10 == 9 else names.STOPPED if trial % 5 == 3 else names.COMPLETE
+    epochs = {names.FAILED: rng.randint(1, 9), names.STOPPED: 3}.get(state, _EPOCHS)
     good = 75 - 8 * abs(math.log10(config["lr"] / 0.1)) - 4 * math.log1p(config["reg_weight"]) + rng.gauss(0, 0.7)
     faithful = 8 + 3 * math.log1p(10 * config["reg_weight"]) + rng.gauss(0, 0.7)
     reports = []
@@ -130,5 +130,5 @@ def _life(config: dict[str, Any], trial: int) -> tuple[list[dict[str, float]], s
                 for p in (*metrics.PARTS, *metrics.METHOD_SCORES)
             }
         reports.append(report)
-    reason = {metrics.FAILED: json.dumps("worker died")[1:-1], metrics.STOPPED: "stopped at rung 3"}.get(state, "")
+    reason = {names.FAILED: json.dumps("worker died")[1:-1], names.STOPPED: "stopped at rung 3"}.get(state, "")
     return reports, state, reason, _START_MS + 5000 * trial + 20_000 * epochs

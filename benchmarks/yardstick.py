@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.yardstick_networks import Entry, entries, saved
-from study import metrics
+from study import metrics, names
 from study.config import DataConfig, EvaluationConfig
 from study.data import Dataset, open_dataset
 from study.faithfulness import grid
@@ -231,7 +231,7 @@ def work(source: str) -> list[tuple[str, str, Callable[[], dict[str, Any]]]]:
     jobs: list[tuple[str, str, Callable[[], dict[str, Any]]]] = []
 
     def there(entry: Entry, epoch: int) -> bool:
-        return (saved(entry, epoch) / metrics.MODEL_CONFIG_FILE).exists()
+        return (saved(entry, epoch) / names.MODEL_CONFIG_FILE).exists()
 
     found = entries(source)
     for entry in found:

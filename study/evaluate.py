@@ -16,9 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study import metrics
+from study import metrics, names
+from study.command import Parser, refuse_empty, run_command
 from study.config import EvaluationConfig
-from study.errors import InputError, Parser, refuse_empty, run_command
+from study.errors import InputError
 from study.metrics import METHODS, PROTOCOLS
 from study.storage.storage import DEFAULT_STORAGE
 
@@ -162,10 +163,10 @@ def _open(name: str, args: argparse.Namespace, device: torch.device) -> Subject:
     return Subject(name, _title(name, args.networks), network.to(device), card, run_id or card.get("run_id"))
 
 
-def _title(name: str, names: Sequence[str]) -> str:
+def _title(name: str, networks: Sequence[str]) -> str:
     """The last part of a folder's path where that tells the networks apart."""
-    short = [Path(other).name if Path(other).exists() else other for other in names]
-    return short[names.index(name)] if len(set(short)) == len(set(names)) else name
+    short = [Path(other).name if Path(other).exists() else other for other in networks]
+    return short[networks.index(name)] if len(set(short)) == len(set(networks)) else name
 
 
 @contextmanager
@@ -182,8 +183,8 @@ def _fetched(name: str, args: argparse.Namespace) -> Iterator[tuple[Path, str] |
     if not runs:
         raise InputError(f"{name}: study {study!r} has no trial {trial}")
     with tempfile.TemporaryDirectory() as folder:
-        for file in (metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE):
-            found = ledger.download(runs[0].run_id, f"{metrics.CHECKPOINT_ARTIFACTS}/{file}", Path(folder) / "part")
+        for file in (names.MODEL_FILE, names.MODEL_CONFIG_FILE):
+            found = ledger.download(runs[0].run_id, f"{names.CHECKPOINT_ARTIFACTS}/{file}", Path(folder) / "part")
             found.replace(Path(folder) / file)
         yield Path(folder), runs[0].run_id
 
@@ -214,7 +215,7 @@ def _split(dataset: Dataset, args: argparse.Namespace, subjects: Sequence[Subjec
         else:
             if subject.run_id is not None and "study" in subject.card:  # exported: is its study here?
                 study = str(subject.card["study"])
-                check_study_name(f"{metrics.MODEL_CONFIG_FILE}: study", study)
+                check_study_name(f"{names.MODEL_CONFIG_FILE}: study", study)
                 if (storage.local / study).is_dir():
                     note_look(storage, study, {"when": when, "run_id": subject.run_id, "purpose": "study.evaluate"})
             print(f"{subject.name}: scoring on the test split; choose nothing by what it shows", file=sys.stderr)

@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study import metrics
-from study.errors import InputError, Parser, refuse_empty, run_command
+from study import names
+from study.command import Parser, refuse_empty, run_command
+from study.errors import InputError
 from study.storage.storage import DEFAULT_STORAGE, Storage, check_study_name
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _alone(folder: Path) -> Iterator[bool]:
 def _optuna_has(folder: Path, study: str) -> str | None:
     from study.search.stored import stored_protocol
 
-    return stored_protocol(folder / metrics.OPTUNA_FILE, study)
+    return stored_protocol(folder / names.OPTUNA_FILE, study)
 
 
 def _tell_optuna(folder: Path, spec: StudySpec, ledger: Ledger) -> None:
@@ -136,7 +137,7 @@ def _tell_optuna(folder: Path, spec: StudySpec, ledger: Ledger) -> None:
     for (run_id, epoch, name), (_, value) in latest.items():
         epochs[run_id].setdefault(epoch, {})[name] = value
     found = {r.trial: Scored(r.state, r.metrics, epochs[r.run_id]) for r in records}
-    rewrite(folder / metrics.OPTUNA_FILE, ledger.study, spec, found)
+    rewrite(folder / names.OPTUNA_FILE, ledger.study, spec, found)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from study import __version__, metrics
+from study import __version__, names
 from study.cluster.place import cluster_file, on_cluster_machine
-from study.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError, Parser, refuse_empty, run_command
+from study.command import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Parser, refuse_empty, run_command
+from study.errors import InputError
 from study.spec.eligible import empty_line, reasons_line
 from study.spec.study_spec import StudySpec, load_spec, parse_duration
 from study.storage.storage import DEFAULT_STORAGE, Storage, check_study_name
@@ -201,12 +202,12 @@ def _on_cluster(
 
         from study.tuning.searcher import StudySearcher
 
-        tags = {metrics.TAG_FINGERPRINT: fingerprint, metrics.TAG_CODE_VERSION: code_version(), **stack_versions()}
+        tags = {names.TAG_FINGERPRINT: fingerprint, names.TAG_CODE_VERSION: code_version(), **stack_versions()}
         ledger = Ledger(tracking_uri, name)
         ledger.open_study(
             fingerprint=fingerprint,
             spec=spec.model_dump(mode="json", by_alias=True),
-            tags={**tags, metrics.TAG_COMMAND: masked(args.typed)[:4000]},
+            tags={**tags, names.TAG_COMMAND: masked(args.typed)[:4000]},
             artifact_location=_artifact_location(args.tracking_uri, storage, name),
         )
         replay(ledger, storage.local / name / "trials")  # what a killed session could not tell
@@ -222,7 +223,7 @@ def _on_cluster(
                 "cpus": spec.resources.cpus,
                 "gpus": spec.resources.gpus,
                 "system_metrics": args.system_metrics,
-                "tags": {**tags, metrics.TAG_PROTOCOL: spec.protocol},
+                "tags": {**tags, names.TAG_PROTOCOL: spec.protocol},
             },
         )
         for study in earlier:
@@ -230,7 +231,7 @@ def _on_cluster(
             searcher.begin_from(study, start.results, start.points, storage)
             console.print(start.said, highlight=False, soft_wrap=True)
         counts = searcher.counts()
-        done = sum(counts.values()) - counts[metrics.RUNNING]
+        done = sum(counts.values()) - counts[names.RUNNING]
         cluster = capacity.resources_present()
         cpus = cluster.get("CPU", 0)
         console.print(
@@ -277,7 +278,7 @@ def _conclude(args: argparse.Namespace, spec: StudySpec, name: str, storage: Sto
     counts = searcher.counts()
     front = searcher.front()
     total = sum(counts.values())
-    parts = [f"{counts[s]} {s}" for s in (metrics.STOPPED, metrics.FAILED, metrics.RUNNING) if counts[s]]
+    parts = [f"{counts[s]} {s}" for s in (names.STOPPED, names.FAILED, names.RUNNING) if counts[s]]
     print(f"front ({len(front)} of {total} trials{''.join(', ' + p for p in parts)}):")
     for number, point, values in sorted(front, key=lambda item: -item[2][0]):
         scores = "  ".join(f"{m.name} {v:.4g}" for m, v in zip(spec.targets, values, strict=True))
@@ -294,7 +295,7 @@ def _conclude(args: argparse.Namespace, spec: StudySpec, name: str, storage: Sto
     say(f"results  {storage.local / name}{where}")
     if left:
         say(f"next     {left} trials are left: type the same command to continue")
-        return EXIT_INTERRUPTED if counts[metrics.RUNNING] and spec.budget.time is None else 0
+        return EXIT_INTERRUPTED if counts[names.RUNNING] and spec.budget.time is None else 0
     say(f"next     python -m analysis.pareto {name}{_where(args)}")
     return 0
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from study import metrics
+from study import names
 from study.cluster.place import cluster_file, on_cluster_machine
-from study.errors import InputError, Parser, refuse_empty, run_command
+from study.command import Parser, refuse_empty, run_command
+from study.errors import InputError
 from study.storage.storage import DEFAULT_STORAGE, Storage
 
 _WINDOW_SECONDS = 3600.0
@@ -47,23 +48,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     uri = args.tracking_uri or default_tracking_uri(storage.local)
     # A cluster that has just been brought up has machines to show, and no ledger yet.
     on_cluster = on_cluster_machine()
-    fresh = on_cluster and not args.tracking_uri and not (storage.local / metrics.LEDGER_FILE).exists()
+    fresh = on_cluster and not args.tracking_uri and not (storage.local / names.LEDGER_FILE).exists()
     known = {} if fresh else studies(uri)
     if args.study and args.study not in known:
         raise InputError(f"study {args.study!r} is not in the ledger; there are {', '.join(sorted(known)) or 'none'}")
-    names = [args.study] if args.study else list(known)
-    trials = {name: Ledger(uri, name).trials() for name in names}
+    wanted = [args.study] if args.study else list(known)
+    trials = {name: Ledger(uri, name).trials() for name in wanted}
     running = Counter(
-        t.tags.get(metrics.TAG_HOST, "?") for found in trials.values() for t in found if t.state == metrics.RUNNING
+        t.tags.get(names.TAG_HOST, "?") for found in trials.values() for t in found if t.state == names.RUNNING
     )
     done = Counter(
-        t.tags.get(metrics.TAG_HOST, "?") for found in trials.values() for t in found if t.state != metrics.RUNNING
+        t.tags.get(names.TAG_HOST, "?") for found in trials.values() for t in found if t.state != names.RUNNING
     )
     if on_cluster:
         from study.tuning.capacity import machines
 
         print("\n".join(machine_lines(machines(), running, done)))
-    for name in names:
+    for name in wanted:
         print("\n".join(study_lines(name, trials[name], events(storage.local / name), time.time())))
     return 0
 
@@ -87,12 +88,12 @@ def machine_lines(machines: Sequence[Mapping[str, Any]], running: Counter[str], 
 def study_lines(name: str, trials: Sequence[Any], happened: Counter[str], now: float) -> list[str]:
     """What a study has done and what befell it. ``now`` is Unix time in seconds."""
     states = Counter(t.state for t in trials)
-    counted = ", ".join(f"{states[s]} {s}" for s in metrics.STATES if states[s]) or "none yet"
+    counted = ", ".join(f"{states[s]} {s}" for s in names.STATES if states[s]) or "none yet"
     lines = [f"study {name}", f"  trials        {len(trials)}: {counted}"]
-    ended = [t for t in trials if t.end_ms is not None and t.state != metrics.RUNNING]
+    ended = [t for t in trials if t.end_ms is not None and t.state != names.RUNNING]
     if ended:
         last = max(t.end_ms for t in ended) / 1000
-        until = now if states[metrics.RUNNING] else last
+        until = now if states[names.RUNNING] else last
         first = min(t.start_ms for t in trials) / 1000
         window = max(1.0, min(_WINDOW_SECONDS, until - first))
         recent = [t for t in ended if t.end_ms / 1000 > until - window]
@@ -111,7 +112,7 @@ def study_lines(name: str, trials: Sequence[Any], happened: Counter[str], now: f
 def events(folder: Path) -> Counter[str]:
     """How often what happened to a study's trials, from the file that its sessions write."""
     try:
-        lines = (folder / metrics.EVENTS_FILE).read_text().splitlines()
+        lines = (folder / names.EVENTS_FILE).read_text().splitlines()
     except OSError:
         return Counter()
     found: Counter[str] = Counter()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from study.command import Parser, refuse_empty, run_command
 from study.config import (
     AMP_MODES,
     CROP_MODES,
@@ -24,7 +25,7 @@ from study.config import (
     EvaluationConfig,
     TrialConfig,
 )
-from study.errors import InputError, Parser, refuse_empty, run_command
+from study.errors import InputError
 from study.metrics import METHODS, PROTOCOLS
 
 RESULT_FILE = "result.json"

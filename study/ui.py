@@ -8,8 +8,9 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from study import metrics
-from study.errors import InputError, Parser, expanded, refuse_empty, run_command
+from study import names
+from study.command import Parser, expanded, refuse_empty, run_command
+from study.errors import InputError
 
 _HOST = "127.0.0.1"
 
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     refuse_empty(args)
     storage = expanded(args.storage, "--storage")
-    file = storage / metrics.LEDGER_FILE
+    file = storage / names.LEDGER_FILE
     if not file.exists():
         raise InputError(f"--storage {args.storage}: there is no {file} yet; run a study first: make study")
     _check_free(args.port)

@@ -3,6 +3,6 @@
 import sys
 
 from analysis.export import main
-from study.errors import run_command
+from study.command import run_command
 
 sys.exit(run_command(main))

@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.export.formats import FILES, ONNX, SAFETENSORS, TORCH_EXPORT
 from analysis.export.score import LEVEL, accuracy_interval
-from study import metrics
+from study import metrics, names
 
 README_FILE = "README.md"
 
@@ -88,7 +88,7 @@ def model_card(entry: Mapping[str, Any], card: Mapping[str, Any], about: Mapping
         f"{entry['temperature']:.4g}; methods: {methods}. The network was chosen by its validation scores. The "
         f"test split was opened for it at export ({test['opened']}); that was look "
         f"{test['looks_in_study']} at the test split in this study, and all looks are in the study's "
-        f"`{metrics.TEST_LOG_FILE}`.",
+        f"`{names.TEST_LOG_FILE}`.",
         "## Data",
         _data(card, test),
         "## Training",
@@ -201,7 +201,7 @@ def _training(entry: Mapping[str, Any], config: Mapping[str, Any], about: Mappin
     lines = [
         f"- {reg}; {config['epochs']} epoch(s), batch {config['batch_size']}, learning rate {config['lr']:.4g} "
         f"({config['schedule']}), weight decay {config['weight_decay']:.3g}, seed {config['seed']}. All of it: "
-        f"`config` in `{metrics.MODEL_CONFIG_FILE}`.",
+        f"`config` in `{names.MODEL_CONFIG_FILE}`.",
     ]
     if about.get("study_command"):
         lines.append(f"- Study: `{about['study_command']}` (specification fingerprint `{about['fingerprint'][:12]}…`)")
@@ -224,7 +224,7 @@ def _files(entry: Mapping[str, Any]) -> str:
     ]
     lines += [
         "",
-        f"`{metrics.MODEL_CONFIG_FILE}` holds configuration, classes, normalisation and all scores. Hashes: "
+        f"`{names.MODEL_CONFIG_FILE}` holds configuration, classes, normalisation and all scores. Hashes: "
         "`SHA256SUMS` in the folder above. Neither safetensors nor ONNX files can hold code to run; a `.pt2` file from "
         "somebody else may: check its hash first.",
     ]

@@ -17,8 +17,9 @@ from analysis.export.folder import check_replaceable, replace_folder, staged
 from analysis.export.formats import FILES, FORMATS, ONNX, SAFETENSORS, parse_formats
 from analysis.export.manifest import MANIFEST_FILE, sha256_of, to_json, write_manifest
 from analysis.export.picks import ALL, check_model_name, check_pick, pick_rows, roles
-from study import metrics
-from study.errors import InputError, Parser, expanded, refuse_empty
+from study import metrics, names
+from study.command import Parser, expanded, refuse_empty
+from study.errors import InputError
 
 if TYPE_CHECKING:
     from analysis.export.fetch import Proven
@@ -121,7 +122,7 @@ def _write(
         "exported": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command_line(["python", "-m", "analysis.export", *(sys.argv[1:] if argv is None else argv)]),
         "study_command": _study_command(storage, args.study),
-        "code_version": record.tags.get(metrics.TAG_CODE_VERSION, ""),
+        "code_version": record.tags.get(names.TAG_CODE_VERSION, ""),
         "pick": args.pick,
         "formats": list(formats),
         "objectives": {m.name: m.direction for m in study.objectives},
@@ -137,7 +138,7 @@ def _write(
             for name in ("trial", "run_id", "roles", "temperature", "test_scores", "max_logit_difference")
         }
         card = {**network.card, "study": study.name, **added}
-        (network.folder / metrics.MODEL_CONFIG_FILE).write_text(to_json(card))
+        (network.folder / names.MODEL_CONFIG_FILE).write_text(to_json(card))
         (network.folder / README_FILE).write_text(model_card(entry, card, about))
     about["networks"] = entries
     (part / README_FILE).write_text(overview(about))
@@ -183,7 +184,7 @@ def command_line(parts: Sequence[str]) -> str:
 def _study_command(storage: Storage, study: str) -> str | None:
     """How the study was started, where its folder is on this machine."""
     try:
-        command = json.loads((storage.local / study / metrics.STUDY_FILE).read_text())["command"]
+        command = json.loads((storage.local / study / names.STUDY_FILE).read_text())["command"]
         return command_line(command)
     except (OSError, ValueError, KeyError, TypeError):
         return None

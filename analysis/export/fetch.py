@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.export.picks import folder_name
-from study import metrics
+from study import names
 from study.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def _fetch(
     trial = study.column("trial")[row]
     folder = part / folder_name(study, row)
     folder.mkdir(parents=True)
-    for file in (metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE):
-        artifact = f"{metrics.CHECKPOINT_ARTIFACTS}/{file}"
+    for file in (names.MODEL_FILE, names.MODEL_CONFIG_FILE):
+        artifact = f"{names.CHECKPOINT_ARTIFACTS}/{file}"
         os.replace(ledger.download(study.column("run_id")[row], artifact, part / "download"), folder / file)
     shutil.rmtree(part / "download")
     try:
@@ -82,7 +82,7 @@ def _fetch(
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
-            f"trial {trial}: {metrics.MODEL_CONFIG_FILE} among its artifacts is not one of this program ({what[:200]})"
+            f"trial {trial}: {names.MODEL_CONFIG_FILE} among its artifacts is not one of this program ({what[:200]})"
         ) from None
     if not difference <= LOGIT_TOLERANCE:
         raise InputError(

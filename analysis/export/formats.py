@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study import metrics
+from study import names
 from study.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SAFETENSORS, TORCH_EXPORT, ONNX = "safetensors", "torch_export", "onnx"
 #: Format -> its file.
-FILES = {SAFETENSORS: metrics.MODEL_FILE, TORCH_EXPORT: "model.pt2", ONNX: "model.onnx"}
+FILES = {SAFETENSORS: names.MODEL_FILE, TORCH_EXPORT: "model.pt2", ONNX: "model.onnx"}
 FORMATS = tuple(FILES)
 INPUT, OUTPUT = "images", "logits"
 _BATCH_AXIS = "batch"

@@ -6,7 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from study.errors import InputError
-from study.metrics import ACCURACY, COMPLETE, FAITHFULNESS, OBJECTIVES, SCORE, Metric
+from study.metrics import ACCURACY, FAITHFULNESS, OBJECTIVES, SCORE, Metric
+from study.names import COMPLETE
 from study.spec.eligible import reasons_line
 
 if TYPE_CHECKING:

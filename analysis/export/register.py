@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.export.card import README_FILE
 from analysis.export.formats import FILES, INPUT, ONNX, OUTPUT
-from study import metrics
+from study import names
 from study.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _ensure_model(client: Any, name: str, study: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name, tags={metrics.TAG_STUDY: study})
+        client.create_registered_model(name, tags={names.TAG_STUDY: study})
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -76,11 +76,11 @@ def _create(client: Any, name: str, out: Path, manifest: Mapping[str, Any], entr
         client.log_artifacts(entry["run_id"], str(model), place)
     test = entry["test_scores"]
     tags = {
-        metrics.TAG_STUDY: manifest["study"],
-        metrics.TAG_TRIAL: entry["trial"],
-        metrics.TAG_SEED: entry["seed"],
-        metrics.TAG_FINGERPRINT: manifest["fingerprint"],
-        metrics.TAG_PROTOCOL: test["protocol"],
+        names.TAG_STUDY: manifest["study"],
+        names.TAG_TRIAL: entry["trial"],
+        names.TAG_SEED: entry["seed"],
+        names.TAG_FINGERPRINT: manifest["fingerprint"],
+        names.TAG_PROTOCOL: test["protocol"],
         TAG_SHA256: sha256,
         TAG_WEIGHTS: entry["weights_sha256"],
         "network": entry["network"],

@@ -3,7 +3,7 @@
 import sys
 
 from analysis.report.command import main
-from study.errors import run_command
+from study.command import run_command
 
 if __name__ == "__main__":
     sys.exit(run_command(main))

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 
 from analysis.figure import axes_of, drawable, readable_hours, staircase
 from analysis.report.svg import Axis, Chart, number, wrap
-from study import metrics
+from study import names
 from study.metrics import Metric
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from analysis.table import StudyTable
 
 Curves = Mapping[int, tuple[Sequence[int], Sequence[float]]]
-_ENDS = (metrics.STOPPED, metrics.DIVERGED, metrics.FAILED)
+_ENDS = (names.STOPPED, names.DIVERGED, names.FAILED)
 #: Lightness rises evenly (cividis, made for colour-blind readers); its dark end is lifted to show on a dark page.
 _SCALE = ((40, 88, 148), (78, 100, 118), (124, 123, 120), (176, 158, 102), (253, 222, 62))
 
@@ -163,7 +163,7 @@ def curves_chart(study: StudyTable, front: Front, found: Curves, metric: Metric)
             chart.line(list(zip(*found[row], strict=True)), "curve front")
     for state in _ENDS:
         ends = [chart.at(found[r][0][-1], found[r][1][-1]) for r in ordered if states[r] == state]
-        shape = {metrics.STOPPED: "M{} {}m-3 -3l6 6m0 -6l-6 6", metrics.DIVERGED: "M{} {}m-4 3h8l-4 -7z"}.get(
+        shape = {names.STOPPED: "M{} {}m-3 -3l6 6m0 -6l-6 6", names.DIVERGED: "M{} {}m-4 3h8l-4 -7z"}.get(
             state, "M{} {}m-3 -3h6v6h-6z"
         )
         if ends:
@@ -174,13 +174,13 @@ def curves_chart(study: StudyTable, front: Front, found: Curves, metric: Metric)
     return chart.render(f"{metric.name} over epochs of {len(found)} trials", name=name), axes
 
 
-def parallel_chart(study: StudyTable, front: Front, names: Sequence[str]) -> tuple[Markup, dict[str, Any]]:
+def parallel_chart(study: StudyTable, front: Front, params: Sequence[str]) -> tuple[Markup, dict[str, Any]]:
     """One upright axis per column; a line per complete trial, the front's strong, dashed where a trial cannot be on it.
     With the pixels of every line."""
-    width, height, top, bottom = max(560, 130 * len(names)), 312, 34, 300
-    xs = [round(60 + i * (width - 120) / max(1, len(names) - 1), 1) for i in range(len(names))]
+    width, height, top, bottom = max(560, 130 * len(params)), 312, 34, 300
+    xs = [round(60 + i * (width - 120) / max(1, len(params) - 1), 1) for i in range(len(params))]
     parts, places = [], []
-    for px, name in zip(xs, names, strict=True):
+    for px, name in zip(xs, params, strict=True):
         values = study.column(name)
         place, ticks = upright(study, name)
         places.append([None if v is None else round(bottom - (bottom - top) * place(v), 1) for v in values])
@@ -192,7 +192,7 @@ def parallel_chart(study: StudyTable, front: Front, names: Sequence[str]) -> tup
             parts.append(f'<path class="upright" d="M{px - 3} {py}h6"/>')
             parts.append(f'<text class="tick" x="{px + 6}" y="{py + 4}">{escape(words)}</text>')
     lines: dict[int, str] = {}
-    for row in np.flatnonzero(study.with_state(metrics.COMPLETE) & np.isfinite(study.values()).all(axis=1)):
+    for row in np.flatnonzero(study.with_state(names.COMPLETE) & np.isfinite(study.values()).all(axis=1)):
         points = [(px, column[row]) for px, column in zip(xs, places, strict=True) if column[row] is not None]
         lines[int(row)] = "M" + "L".join(f"{px} {py}" for px, py in points)
     faint = "".join(text for row, text in lines.items() if front.eligible[row] and not front.mask[row])
@@ -201,7 +201,7 @@ def parallel_chart(study: StudyTable, front: Front, names: Sequence[str]) -> tup
     drawn = f'<path class="curve" d="{faint}"/><path class="curve front" d="{strong}"/>' + "".join(parts)
     if dashed:
         drawn = f'<path class="curve dashed" d="{dashed}"/>' + drawn
-    chart = wrap(drawn, width, height, f"parallel coordinates of {', '.join(names)}", name="parallel-chart")
+    chart = wrap(drawn, width, height, f"parallel coordinates of {', '.join(params)}", name="parallel-chart")
     return chart, {"xs": xs, "ys": places}
 
 

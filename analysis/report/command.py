@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from study.errors import Parser, refuse_empty
+from study.command import Parser, refuse_empty
 from study.spec.eligible import empty_line
 
 REPORT_FILE = "report.html"

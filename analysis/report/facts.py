@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.report.trials import shown
-from study import metrics
+from study import metrics, names
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,21 +78,21 @@ def _seconds(value: float | None) -> str:
 def failures(study: StudyTable) -> list[Table]:
     """Reasons with their counts, and the trials that are not complete."""
     states, reasons = study.column("state"), study.column("reason")
-    rows = [i for i, state in enumerate(states) if state != metrics.COMPLETE]
+    rows = [i for i, state in enumerate(states) if state != names.COMPLETE]
     if not rows:
         return []
     counted = Counter((states[i], reasons[i] or "–") for i in rows).most_common(20)
     first = table(("state", "reason", "trials"), [(s, r, n) for (s, r), n in counted], numeric=2)
-    names = [n for n in ("network", "reg_weight", "lr") if n in study.params]
+    params = [n for n in ("network", "reg_weight", "lr") if n in study.params]
     listed = [
         [
-            *(shown(study.column(n)[i]) for n in ("trial", "seed", "state", "epoch", *names)),
+            *(shown(study.column(n)[i]) for n in ("trial", "seed", "state", "epoch", *params)),
             reasons[i] or "–",
         ]
         for i in rows[:LISTED]
     ]
     note = f"the first {LISTED} of {len(rows)}" if len(rows) > LISTED else ""
-    heads = ("trial", "seed", "state", "last epoch", *("λ" if n == "reg_weight" else n for n in names), "reason")
+    heads = ("trial", "seed", "state", "last epoch", *("λ" if n == "reg_weight" else n for n in params), "reason")
     return [first, table(heads, listed, note=note, numeric=99)]
 
 
@@ -102,8 +102,8 @@ def environment(study: StudyTable, tags: Mapping[str, str], ledger: str) -> Tabl
 
     rows = [
         ("study", study.name),
-        ("fingerprint", tags.get(metrics.TAG_FINGERPRINT, "–")),
-        ("code", tags.get(metrics.TAG_CODE_VERSION, "–")),
+        ("fingerprint", tags.get(names.TAG_FINGERPRINT, "–")),
+        ("code", tags.get(names.TAG_CODE_VERSION, "–")),
         ("report made by", __version__),
         ("ledger", ledger),
         ("data", shown((study.spec.get("data") or {}).get("source"))),
@@ -128,7 +128,7 @@ def _protocol(study: StudyTable) -> str:
 def commands(study: StudyTable, tags: Mapping[str, str], options: str, as_typed: str) -> list[tuple[str, str]]:
     """What for, and the command."""
     name = study.name
-    ran = [("what was typed for this study, last", tags[metrics.TAG_COMMAND])] if metrics.TAG_COMMAND in tags else []
+    ran = [("what was typed for this study, last", tags[names.TAG_COMMAND])] if names.TAG_COMMAND in tags else []
     return [
         *ran,
         (

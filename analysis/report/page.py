@@ -20,7 +20,8 @@ from analysis.pareto import Front, comparable, find_front
 from analysis.report import charts, facts, trials
 from analysis.report.thumbnails import Gallery, make_gallery
 from analysis.twins import EXPLAINED, compare_pair, find_twins, label, over_results
-from study.metrics import COMPLETE, FAITHFULNESS, LOG_ARTIFACTS, OBJECTIVES, TRIAL_LOG, Metric
+from study.metrics import FAITHFULNESS, OBJECTIVES, Metric
+from study.names import COMPLETE, LOG_ARTIFACTS, TRIAL_LOG
 from study.spec.eligible import empty_line, reasons_line
 
 if TYPE_CHECKING:

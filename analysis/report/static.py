@@ -10,14 +10,14 @@ import numpy as np
 
 from analysis.figure import pyplot, save
 from analysis.report.charts import Curves, label_of, upright
-from study import metrics
+from study import names
 from study.metrics import Metric
 
 if TYPE_CHECKING:
     from analysis.pareto import Front
     from analysis.table import StudyTable
 
-_MARKS = {metrics.STOPPED: ("x", "#e69f00"), metrics.DIVERGED: ("^", "#cc79a7"), metrics.FAILED: ("s", "#d55e00")}
+_MARKS = {names.STOPPED: ("x", "#e69f00"), names.DIVERGED: ("^", "#cc79a7"), names.FAILED: ("s", "#d55e00")}
 _FAINT, _STRONG = "0.6", "#0072b2"
 
 
@@ -52,15 +52,15 @@ def draw_curves(study: StudyTable, front: Front, found: Sequence[tuple[Metric, C
     return save(figure, stem)
 
 
-def draw_parallel(study: StudyTable, front: Front, names: Sequence[str], stem: Path) -> list[Path]:
+def draw_parallel(study: StudyTable, front: Front, params: Sequence[str], stem: Path) -> list[Path]:
     """One upright axis per column; the front strong, dashed where a trial cannot be on it."""
     from matplotlib.collections import LineCollection
 
     plt = pyplot()
-    figure, axes = plt.subplots(figsize=(1.5 * max(4, len(names)), 4), dpi=150, layout="constrained")
+    figure, axes = plt.subplots(figsize=(1.5 * max(4, len(params)), 4), dpi=150, layout="constrained")
     halo = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
-    places = np.full((len(names), len(study.trials)), np.nan)
-    for i, name in enumerate(names):
+    places = np.full((len(params), len(study.trials)), np.nan)
+    for i, name in enumerate(params):
         values = study.column(name)
         place, ticks = upright(study, name)
         places[i] = [np.nan if v is None else place(v) for v in values]
@@ -69,20 +69,20 @@ def draw_parallel(study: StudyTable, front: Front, names: Sequence[str], stem: P
             axes.annotate(
                 words, (i, tick), xytext=(4, 0), textcoords="offset points", fontsize=7, va="center", bbox=halo
             )
-    outside = study.with_state(metrics.COMPLETE) & np.isfinite(study.values()).all(axis=1) & ~front.eligible
+    outside = study.with_state(names.COMPLETE) & np.isfinite(study.values()).all(axis=1) & ~front.eligible
     for mask, colour, width, alpha, dashes in (
         (outside, _FAINT, 0.6, 0.5, "--"),
         (front.eligible & ~front.mask, _FAINT, 0.6, 0.3, "-"),
         (front.mask, _STRONG, 1.5, 1.0, "-"),
     ):
         rows = np.flatnonzero(mask)
-        lines = [np.column_stack([np.arange(len(names)), places[:, r]])[np.isfinite(places[:, r])] for r in rows]
+        lines = [np.column_stack([np.arange(len(params)), places[:, r]])[np.isfinite(places[:, r])] for r in rows]
         axes.add_collection(
             LineCollection(lines, colors=colour, linewidths=width, linestyles=dashes, alpha=alpha, rasterized=True)
         )
-    axes.set_xlim(-0.2, len(names) - 0.4)
+    axes.set_xlim(-0.2, len(params) - 0.4)
     axes.set_ylim(-0.03, 1.03)
-    axes.set_xticks(range(len(names)), ["λ" if n == "reg_weight" else n for n in names])
+    axes.set_xticks(range(len(params)), ["λ" if n == "reg_weight" else n for n in params])
     axes.set_yticks([])
     for side in ("left", "right", "top", "bottom"):
         axes.spines[side].set_visible(False)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from study import metrics
+from study import names
 from study.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def make_gallery(ledger: Ledger, study: StudyTable, rows: Sequence[int], source:
 def _load(ledger: Ledger, run_id: str, folder: Path) -> tuple[Any, dict[str, Any]]:
     from study.training.checkpoint import load_model
 
-    for name in (metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE):
-        ledger.download(run_id, f"{metrics.CHECKPOINT_ARTIFACTS}/{name}", folder)
-    return load_model(next(folder.rglob(metrics.MODEL_FILE)).parent)
+    for name in (names.MODEL_FILE, names.MODEL_CONFIG_FILE):
+        ledger.download(run_id, f"{names.CHECKPOINT_ARTIFACTS}/{name}", folder)
+    return load_model(next(folder.rglob(names.MODEL_FILE)).parent)
 
 
 def _first_of_classes(labels: Any) -> np.ndarray[Any, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from study.errors import InputError, run_command
+from study.command import run_command
+from study.errors import InputError
 from study.ledger.credentials import USER, derived
 
 

@@ -19,7 +19,7 @@ from study.data import archive, download, parquet, shapes
 from study.data.arrays import Arrays
 from study.data.cache import cached, default_folder, hash_files
 from study.errors import InputError
-from study.metrics import MODEL_CONFIG_FILE
+from study.names import MODEL_CONFIG_FILE
 
 #: Mean and standard deviation of the training pixels in [0, 1], per channel.
 _CIFAR = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from study import metrics
+from study import metrics, names
 from study.errors import InputError
 from study.metrics import METHODS, PARTS, SAME_MAP
 
@@ -55,7 +55,7 @@ def image_scores(per_image: Mapping[str, Floats]) -> dict[str, Floats]:
         }
         scores |= {name: mean(name) for name in (*PARTS, *_OF_METHODS)}
     except KeyError as error:
-        raise InputError(f"{metrics.PER_IMAGE_FILE} lacks the column {error}; score the network again") from None
+        raise InputError(f"{names.PER_IMAGE_FILE} lacks the column {error}; score the network again") from None
     return {**scores, "faithfulness": scores[metrics.FAITHFULNESS_IS.name]}
 
 

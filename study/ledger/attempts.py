@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from study import metrics
+from study import names
 
 
 class Exchange(Protocol):
@@ -33,7 +33,7 @@ def claim(folder: Path, earlier: Iterable[str], exchange: Exchange | None = None
     Milliseconds alone would not do: a replacement whose clock is behind would lose the run to the dead. ``earlier``
     are tokens that are known otherwise.
     """
-    note = folder / metrics.ATTEMPT_FILE
+    note = folder / names.ATTEMPT_FILE
     if exchange is not None:
         exchange.refresh(note)
     known = list(earlier)

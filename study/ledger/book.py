@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from study import metrics
+from study import names
 from study.ledger.attempts import Exchange, claim
 from study.ledger.journal import Entry, Journal
 from study.ledger.numbers import SupersededError
@@ -52,17 +52,17 @@ class TrialBook:
 
         ``exchange``: the storage, where attempts on other machines do not see this folder.
         """
-        earlier = sorted(folder.glob(f"{metrics.JOURNAL}*"), key=_attempt_of)
+        earlier = sorted(folder.glob(f"{names.JOURNAL}*"), key=_attempt_of)
         attempt = claim(folder, map(_attempt_of, earlier), exchange)
         self._opening: Entry = {
             "open": {"trial": trial, "seed": seed, "params": dict(params), "tags": dict(tags), "attempt": attempt},
             "inputs": [asdict(i) for i in inputs],
         }
-        self._logs = folder / metrics.TRIAL_LOG
-        self._opening["open"]["tags"].setdefault(metrics.TAG_LOG, str(self._logs.absolute()))
+        self._logs = folder / names.TRIAL_LOG
+        self._opening["open"]["tags"].setdefault(names.TAG_LOG, str(self._logs.absolute()))
         self.superseded = False
         self._ledger = ledger
-        self._journal = Journal(folder / f"{metrics.JOURNAL}{attempt}.jsonl")
+        self._journal = Journal(folder / f"{names.JOURNAL}{attempt}.jsonl")
         self._waiting: list[Entry] = [self._opening]
         for file in earlier:
             self._waiting += _taken_over(file)
@@ -191,7 +191,7 @@ def replay(ledger: Ledger, trials: Path) -> int:
     A journal that a living process has open is that process's own business.
     """
     left = 0
-    for file in sorted(trials.glob(f"*/{metrics.JOURNAL}*"), key=_attempt_of):
+    for file in sorted(trials.glob(f"*/{names.JOURNAL}*"), key=_attempt_of):
         try:
             journal = Journal(file)
         except BlockingIOError:
@@ -227,7 +227,7 @@ def settle(ledger: Ledger, trials: Path, *, complete: bool, patience: float = 60
 
 
 def _attempt_of(file: Path) -> str:
-    return file.name.removeprefix(metrics.JOURNAL).removesuffix(".jsonl")
+    return file.name.removeprefix(names.JOURNAL).removesuffix(".jsonl")
 
 
 def _taken_over(file: Path) -> list[Entry]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from study import metrics
+from study import names
 from study.errors import InputError
 from study.ledger.records import TrialRecord, parse, read_run
 from study.ledger.run import EPOCH_METRIC
@@ -25,7 +25,7 @@ _VALUES_PER_REQUEST = 25_000  # MLflow's limit
 _PAGE = 1000
 _HISTORY = "/ajax-api/2.0/mlflow/metrics/get-history-bulk"
 _SYSTEM = "system/"  # MLflow's own metrics of the machine, by second
-_STAMPED = (metrics.TAG_STATE, metrics.TAG_REASON, metrics.TAG_ATTEMPT, metrics.TAG_PROTOCOL)
+_STAMPED = (names.TAG_STATE, names.TAG_REASON, names.TAG_ATTEMPT, names.TAG_PROTOCOL)
 
 
 @dataclass
@@ -71,7 +71,7 @@ class BulkReader:
         from sqlalchemy import select
 
         with self._store.engine.connect() as connection:
-            of_trial: Any = select(SqlTag.run_uuid).where(SqlTag.key == metrics.TAG_ROLE, SqlTag.value == "trial")
+            of_trial: Any = select(SqlTag.run_uuid).where(SqlTag.key == names.TAG_ROLE, SqlTag.value == "trial")
             mine = (
                 SqlRun.experiment_id == int(self._experiment),
                 SqlRun.lifecycle_stage == "active",
@@ -126,9 +126,9 @@ class BulkReader:
                     found.append(
                         TrialRecord(
                             run_id=run_id,
-                            trial=int(own[metrics.TAG_TRIAL]),
-                            seed=int(own[metrics.TAG_SEED]),
-                            state=own.get(metrics.TAG_STATE, metrics.RUNNING),
+                            trial=int(own[names.TAG_TRIAL]),
+                            seed=int(own[names.TAG_SEED]),
+                            state=own.get(names.TAG_STATE, names.RUNNING),
                             params={k: parse(v) for k, v in params[run_id].items()},
                             metrics=numbers[run_id],
                             tags=own,
@@ -184,7 +184,7 @@ class BulkReader:
         token = None
         while True:
             page = self._client.search_runs(
-                [self._experiment], f"tags.`{metrics.TAG_ROLE}` = 'trial'", max_results=_PAGE, page_token=token
+                [self._experiment], f"tags.`{names.TAG_ROLE}` = 'trial'", max_results=_PAGE, page_token=token
             )
             yield from page
             token = page.token

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from study import metrics
+from study import names
 from study.ledger.tracking import sqlite_path
 
 
@@ -57,7 +57,7 @@ def write_numbers(
     else:
         from mlflow.entities import Metric, RunTag
 
-        check_holder(run_id, client.get_run(run_id).data.tags.get(metrics.TAG_ATTEMPT), attempt)
+        check_holder(run_id, client.get_run(run_id).data.tags.get(names.TAG_ATTEMPT), attempt)
         client.log_batch(
             run_id,
             metrics=[Metric(n.key, _finite(n.value, math.nan), n.ms, n.step) for n in numbers],
@@ -102,7 +102,7 @@ def _into_sqlite(file: Path, run_id: str, attempt: str, numbers: Sequence[Number
             stage = db.execute("SELECT lifecycle_stage FROM runs WHERE run_uuid = ?", [run_id]).fetchone()
             if stage != ("active",):
                 raise RuntimeError(f"run {run_id} is {stage[0] if stage else 'not there'}")
-            held = db.execute("SELECT value FROM tags WHERE run_uuid = ? AND key = ?", [run_id, metrics.TAG_ATTEMPT])
+            held = db.execute("SELECT value FROM tags WHERE run_uuid = ? AND key = ?", [run_id, names.TAG_ATTEMPT])
             check_holder(run_id, next(iter(held.fetchone() or ()), None), attempt)
             db.executemany(_INSERT, rows)
             db.executemany(_LATEST, {row[1]: row for row in sorted(rows, key=_age)}.values())
@@ -139,7 +139,7 @@ def _to_server(uri: str, run_id: str, attempt: str, numbers: Sequence[Number], t
     server, place = get_default_host_creds(uri), "/api/2.0/mlflow/runs"
     answer = http_request_safe(server, f"{place}/get", "GET", params={"run_id": run_id})
     there = json.loads(answer.content)["run"]["data"].get("tags", [])
-    check_holder(run_id, next((t["value"] for t in there if t["key"] == metrics.TAG_ATTEMPT), None), attempt)
+    check_holder(run_id, next((t["value"] for t in there if t["key"] == names.TAG_ATTEMPT), None), attempt)
     if not numbers and not tags:
         return
     values = [

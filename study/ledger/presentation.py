@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from study import metrics
+from study import metrics, names
 
 NOTE = "mlflow.note.content"
 VIEW = "study"  # the saved view's identifier in links
@@ -63,8 +63,8 @@ def trial_note(trial: int, params: Mapping[str, Any]) -> str:
     words += [f"lr {params['lr']:.3g}"] if isinstance(params.get("lr"), (int, float)) else []
     words += [f"{params['epochs']} epochs"] if "epochs" in params else []
     first = f"Trial {trial}: " + ", ".join(word for word in words if word) + "."
-    files = f"`{metrics.CHECKPOINT_ARTIFACTS}/`: weights, their card, and the scores of every validation image."
-    log = f"`{metrics.LOG_ARTIFACTS}/{metrics.TRIAL_LOG}`: what happened to it (before: see tag `{metrics.TAG_LOG}`)."
+    files = f"`{names.CHECKPOINT_ARTIFACTS}/`: weights, their card, and the scores of every validation image."
+    log = f"`{names.LOG_ARTIFACTS}/{names.TRIAL_LOG}`: what happened to it (before: see tag `{names.TAG_LOG}`)."
     return f"{first}\n\nArtifacts, once the trial is over: {log}\nOnce it is complete: {files}"
 
 
@@ -114,13 +114,13 @@ def _view(spec: Mapping[str, Any]) -> dict[str, Any]:
     goals = [metrics.OBJECTIVES[name] for name in spec.get("objectives", {}) if name in metrics.OBJECTIVES]
     scores = list(dict.fromkeys([m.ledger_name for m in goals] + [metrics.ALIGNMENT.ledger_name]))
     searched = list(spec.get("space", {}))
-    columns = [_column("attributes", "Duration"), _column("tags", metrics.TAG_STATE)]
+    columns = [_column("attributes", "Duration"), _column("tags", names.TAG_STATE)]
     columns += [_column("metrics", name) for name in scores] + [_column("params", name) for name in searched]
     charts = _charts([m.ledger_name for m in goals], searched)
     sections = dict.fromkeys(["front", "val", "train", *[name.rpartition("/")[0] for name in scores]])
     best = goals[0] if goals else metrics.ACCURACY
     return {
-        "searchFilter": f"tags.`{metrics.TAG_ROLE}` = 'trial'",
+        "searchFilter": f"tags.`{names.TAG_ROLE}` = 'trial'",
         "orderByKey": _column("metrics", best.ledger_name),
         "orderByAsc": best.direction == "minimize",
         "selectedColumns": columns,

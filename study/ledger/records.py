@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from study import metrics
+from study import metrics, names
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TrialRecord:
     @property
     def protocol(self) -> str:
         """Identity of the protocol that its scores were made under; empty where it does not say."""
-        return self.tags.get(metrics.TAG_PROTOCOL, "")
+        return self.tags.get(names.TAG_PROTOCOL, "")
 
     @property
     def scored(self) -> bool:
@@ -79,9 +79,9 @@ def read_run(run: Any) -> TrialRecord:
     tags = dict(run.data.tags)
     return TrialRecord(
         run_id=run.info.run_id,
-        trial=int(tags[metrics.TAG_TRIAL]),
-        seed=int(tags[metrics.TAG_SEED]),
-        state=tags.get(metrics.TAG_STATE, metrics.RUNNING),
+        trial=int(tags[names.TAG_TRIAL]),
+        seed=int(tags[names.TAG_SEED]),
+        state=tags.get(names.TAG_STATE, names.RUNNING),
         params={k: parse(v) for k, v in run.data.params.items()},
         metrics=dict(run.data.metrics),
         tags=tags,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from study import metrics
+from study import metrics, names
 from study.ledger.numbers import Number, write_numbers
 from study.ledger.records import TrialRecord
 
@@ -32,17 +32,17 @@ def replace_scores(
     take the place of artifacts of the same name in ``CHECKPOINT_ARTIFACTS``. Raises :class:`SupersededError` where
     another attempt took the run over since ``record`` was read.
     """
-    attempt = record.tags.get(metrics.TAG_ATTEMPT, "")
+    attempt = record.tags.get(names.TAG_ATTEMPT, "")
     for file in files:
-        client.log_artifact(record.run_id, str(file), metrics.CHECKPOINT_ARTIFACTS)
-    names = sorted(filter(metrics.is_score, record.metrics))
-    old = [v for name in names for v in client.get_metric_history(record.run_id, name)]
+        client.log_artifact(record.run_id, str(file), names.CHECKPOINT_ARTIFACTS)
+    old_names = sorted(filter(metrics.is_score, record.metrics))
+    old = [v for name in old_names for v in client.get_metric_history(record.run_id, name)]
     later = max([int(time.time() * 1000), *(v.timestamp + 1 for v in old)])
     numbers = []
     for epoch in sorted({*(v.step for v in old), *scores}):
-        values = {**dict.fromkeys(names, math.nan), **scores.get(epoch, {})}
+        values = {**dict.fromkeys(old_names, math.nan), **scores.get(epoch, {})}
         numbers += [Number(name, value, later, epoch) for name, value in values.items()]
     *first, last = [numbers[i : i + _METRICS] for i in range(0, len(numbers), _METRICS)] or [[]]
     for some in first:
         write_numbers(client, record.run_id, attempt, some)
-    write_numbers(client, record.run_id, attempt, last, {metrics.TAG_PROTOCOL: protocol})
+    write_numbers(client, record.run_id, attempt, last, {names.TAG_PROTOCOL: protocol})

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from study import metrics
+from study import metrics, names
 from study.ledger.numbers import Number, check_holder, write_numbers
 from study.ledger.records import same_number
 
@@ -17,10 +17,10 @@ REPORT_MS = "ms"  # in a report: when it was made (Unix, ms); not a metric
 _BATCH = 100  # params and tags per request, MLflow's limit
 _METRICS = 1000  # metrics per request, MLflow's limit
 _END_STATUS = {
-    metrics.COMPLETE: "FINISHED",
-    metrics.STOPPED: "FINISHED",
-    metrics.DIVERGED: "FAILED",
-    metrics.FAILED: "FAILED",
+    names.COMPLETE: "FINISHED",
+    names.STOPPED: "FINISHED",
+    names.DIVERGED: "FAILED",
+    names.FAILED: "FAILED",
 }
 
 
@@ -89,12 +89,12 @@ class TrialRun:
         if state not in _END_STATUS:
             raise ValueError(f"{state!r} is not the end of a trial; expected one of {', '.join(_END_STATUS)}")
         run = self._held()
-        self._upload(files, metrics.CHECKPOINT_ARTIFACTS)
-        self._upload(logs, metrics.LOG_ARTIFACTS)
+        self._upload(files, names.CHECKPOINT_ARTIFACTS)
+        self._upload(logs, names.LOG_ARTIFACTS)
         new = {k: v for k, v in (scores or {}).items() if not same_number(run.data.metrics.get(k), v)}
-        last = {**(tags or {}), metrics.TAG_STATE: state}
+        last = {**(tags or {}), names.TAG_STATE: state}
         if reason:
-            last[metrics.TAG_REASON] = " ".join(reason.split())[:1000]
+            last[names.TAG_REASON] = " ".join(reason.split())[:1000]
         write_numbers(self._client, self.run_id, self.attempt, _numbers(new, self._epoch))  # uploads may take minutes
         log_texts(self._client, self.run_id, tags=last)
         if run.info.status != _END_STATUS[state]:
@@ -116,7 +116,7 @@ class TrialRun:
     def _held(self) -> Any:
         """The run as it is. Raises :class:`SupersededError` where it belongs to another attempt."""
         run = self._client.get_run(self.run_id)
-        check_holder(self.run_id, run.data.tags.get(metrics.TAG_ATTEMPT), self.attempt)
+        check_holder(self.run_id, run.data.tags.get(names.TAG_ATTEMPT), self.attempt)
         return run
 
 

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from study import metrics
+from study import names
 from study.errors import InputError
 from study.ledger.credentials import USER, derived
 from study.ledger.store import create_store
@@ -89,7 +89,7 @@ def _start(storage: Path, host: str, folder: Path, password: str, alive: int) ->
                 *("bash", "-c", 'while :; do "$@"; sleep 5; done', "tracking-server"),
                 *(sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--workers", "1"),
                 *("--host", host, "--port", str(PORT)),
-                *("--backend-store-uri", f"sqlite:///{storage / metrics.LEDGER_FILE}"),
+                *("--backend-store-uri", f"sqlite:///{storage / names.LEDGER_FILE}"),
                 *("--artifacts-destination", (storage / "artifacts").as_uri()),
             ],
             cwd=folder,

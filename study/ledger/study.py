@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study import metrics
+from study import names
 from study.errors import InputError
 from study.ledger import presentation
 from study.ledger.attempts import new_attempt
@@ -77,22 +77,22 @@ class Ledger:
         create_store(self.tracking_uri)
         self._find_or_create_experiment(artifact_location)
         parent = self._find_parent()
-        if parent is not None and parent.data.tags.get(metrics.TAG_FINGERPRINT) != fingerprint:
+        if parent is not None and parent.data.tags.get(names.TAG_FINGERPRINT) != fingerprint:
             raise InputError(
                 f"study {self.study!r} exists in the ledger {shown(self.tracking_uri)} with another specification; "
                 "choose another --name or --tracking-uri"
             )
         identity = {
-            metrics.TAG_ROLE: "study",
-            metrics.TAG_STUDY: self.study,
-            metrics.TAG_FINGERPRINT: fingerprint,
+            names.TAG_ROLE: "study",
+            names.TAG_STUDY: self.study,
+            names.TAG_FINGERPRINT: fingerprint,
         }
         if parent is None:
-            parent = self._create_once(identity, f"study {self.study}", f"tags.`{metrics.TAG_ROLE}` = 'study'")
+            parent = self._create_once(identity, f"study {self.study}", f"tags.`{names.TAG_ROLE}` = 'study'")
         self._parent = parent.info.run_id
         self._client.update_run(self._parent, "RUNNING")
         text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
-        whole = DataInput("specification", fingerprint[:32], metrics.STUDY_FILE, "specification")
+        whole = DataInput("specification", fingerprint[:32], names.STUDY_FILE, "specification")
         self._log_inputs(self._client.get_run(self._parent), [whole])
         self._present(spec)
         parts = [text[i : i + _TAG_CHARACTERS] for i in range(0, len(text), _TAG_CHARACTERS)]
@@ -135,21 +135,21 @@ class Ledger:
         """
         flat, parent = flatten(params), self._parent_id()
         key = f"{self.study}/{trial}/{seed}"
-        matching = f"tags.`{metrics.TAG_KEY}` = '{key}'"
+        matching = f"tags.`{names.TAG_KEY}` = '{key}'"
         found = self._search(matching, limit=1)
-        holder = found[0].data.tags.get(metrics.TAG_ATTEMPT, "") if found else ""
+        holder = found[0].data.tags.get(names.TAG_ATTEMPT, "") if found else ""
         attempt = attempt or new_attempt(holder)
         if holder > attempt:
             raise SupersededError(f"trial {trial} with seed {seed} belongs to attempt {holder}, later than {attempt}")
         tags = {
             **tags,
-            metrics.TAG_KEY: key,
-            metrics.TAG_STUDY: self.study,
-            metrics.TAG_ROLE: "trial",
-            metrics.TAG_TRIAL: str(trial),
-            metrics.TAG_SEED: str(seed),
-            metrics.TAG_STATE: metrics.RUNNING,
-            metrics.TAG_ATTEMPT: attempt,
+            names.TAG_KEY: key,
+            names.TAG_STUDY: self.study,
+            names.TAG_ROLE: "trial",
+            names.TAG_TRIAL: str(trial),
+            names.TAG_SEED: str(seed),
+            names.TAG_STATE: names.RUNNING,
+            names.TAG_ATTEMPT: attempt,
             "mlflow.parentRunId": parent,
         }
         if not found or presentation.NOTE not in found[0].data.tags:
@@ -158,9 +158,9 @@ class Ledger:
         run_id = run.info.run_id
         if run.info.status != "RUNNING":
             self._client.update_run(run_id, status="RUNNING")
-        if metrics.TAG_REASON in run.data.tags:
-            self._client.delete_tag(run_id, metrics.TAG_REASON)
-        if run.data.tags.get(metrics.TAG_ATTEMPT) == attempt:
+        if names.TAG_REASON in run.data.tags:
+            self._client.delete_tag(run_id, names.TAG_REASON)
+        if run.data.tags.get(names.TAG_ATTEMPT) == attempt:
             tags = {}  # they were written when it was created
         log_texts(self._client, run_id, params={k: v for k, v in flat.items() if k not in run.data.params}, tags=tags)
         self._log_inputs(run, inputs)
@@ -177,12 +177,12 @@ class Ledger:
                 f"study {self.study!r}: its specification in the ledger {shown(self.tracking_uri)} cannot be read; "
                 "type its study.run command again to restore it"
             ) from None
-        return StudyRecord(run.info.run_id, spec, run.data.tags.get(metrics.TAG_FINGERPRINT, ""), dict(run.data.tags))
+        return StudyRecord(run.info.run_id, spec, run.data.tags.get(names.TAG_FINGERPRINT, ""), dict(run.data.tags))
 
     def trials(self) -> list[TrialRecord]:
         """Every trial of the study, by trial and seed. Raises :class:`InputError` for an unknown study."""
         self._parent_id()
-        runs = self._search(f"tags.`{metrics.TAG_ROLE}` = 'trial'")
+        runs = self._search(f"tags.`{names.TAG_ROLE}` = 'trial'")
         return sorted((read_run(run) for run in runs), key=lambda r: (r.trial, r.seed))
 
     def other_protocol(self, protocol: str) -> str | None:
@@ -190,8 +190,8 @@ class Ledger:
         path = sqlite_path(self.tracking_uri)
         if (path is not None and not path.exists()) or self._find_known_parent() is None:
             return None
-        other = f"tags.`{metrics.TAG_ROLE}` = 'trial' AND tags.`{metrics.TAG_PROTOCOL}` != '{protocol}'"
-        return next((run.data.tags[metrics.TAG_PROTOCOL] for run in self._search(other, limit=1)), None)
+        other = f"tags.`{names.TAG_ROLE}` = 'trial' AND tags.`{names.TAG_PROTOCOL}` != '{protocol}'"
+        return next((run.data.tags[names.TAG_PROTOCOL] for run in self._search(other, limit=1)), None)
 
     def rescore(
         self, record: TrialRecord, protocol: str, scores: Mapping[int, Mapping[str, float]], files: Sequence[Path] = ()
@@ -267,7 +267,7 @@ class Ledger:
         self._experiment = experiment.experiment_id
 
     def _find_parent(self) -> Any:
-        runs = self._search(f"tags.`{metrics.TAG_ROLE}` = 'study'", limit=1)
+        runs = self._search(f"tags.`{names.TAG_ROLE}` = 'study'", limit=1)
         return runs[0] if runs else None
 
     def _find_known_parent(self) -> str | None:
@@ -282,8 +282,8 @@ class Ledger:
     def _parent_id(self) -> str:
         parent = self._find_known_parent()
         if parent is None:
-            names = sorted(e.name for e in self._client.search_experiments() if e.name != "Default")
-            there = f"there are {', '.join(names)}" if names else "it holds no study yet; start one with study.run"
+            studies = sorted(e.name for e in self._client.search_experiments() if e.name != "Default")
+            there = f"there are {', '.join(studies)}" if studies else "it holds no study yet; start one with study.run"
             raise InputError(f"study {self.study!r} is not in the ledger {shown(self.tracking_uri)}; {there}")
         return parent
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from study import metrics
+from study import names
 from study.errors import InputError
 
 _PROBE_SECONDS = 5.0
@@ -19,7 +19,7 @@ _PROBE_SECONDS = 5.0
 
 def default_tracking_uri(storage: Path) -> str:
     """The SQLite store in a results folder."""
-    return f"sqlite:///{storage.absolute() / metrics.LEDGER_FILE}"
+    return f"sqlite:///{storage.absolute() / names.LEDGER_FILE}"
 
 
 def probe(tracking_uri: str) -> None:

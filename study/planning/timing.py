@@ -23,7 +23,7 @@ from typing import Any
 
 from study.config import TrialConfig
 from study.errors import InputError
-from study.metrics import PER_IMAGE_FILE
+from study.names import PER_IMAGE_FILE
 from study.planning.speeds import SPEED_KEYS, Profile, Speed
 from study.spec.space import Choice, Point, complete
 from study.spec.study_spec import StudySpec

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
-from study import metrics
+from study import metrics, names
 from study.config import TrialConfig
 from study.data import Dataset, open_card_data
 from study.errors import InputError
@@ -33,7 +33,7 @@ from study.training.checkpoint import load_checkpoint, load_model, restore
 from study.trial.trial import default_device, score_network
 
 _SCORES_FILE = "scores.json"
-_FILES = (metrics.MODEL_CONFIG_FILE, metrics.PER_IMAGE_FILE)  # replaced; the weights stay
+_FILES = (names.MODEL_CONFIG_FILE, names.PER_IMAGE_FILE)  # replaced; the weights stay
 
 Scores = dict[int, dict[str, float]]  # epoch -> ledger names and values
 
@@ -109,9 +109,9 @@ class _Opener:
     def network(self, record: TrialRecord) -> _Network | None:
         """None for a trial that is not complete and has no checkpoint of an epoch after which it was scored."""
         folder = trial_folder(self._storage, self._ledger.study, record.trial)
-        if record.state == metrics.COMPLETE:
+        if record.state == names.COMPLETE:
             return self._complete(record, folder)
-        return self._unfinished(record, folder / metrics.CHECKPOINT_FILE)
+        return self._unfinished(record, folder / names.CHECKPOINT_FILE)
 
     def images(self, card: dict[str, Any]) -> tuple[TrialConfig, Dataset]:
         """The configuration of a training, and its images."""
@@ -124,7 +124,7 @@ class _Opener:
         try:
             network, card = self._downloaded(record)
         except InputError as error:
-            if not (folder / metrics.MODEL_CONFIG_FILE).exists():
+            if not (folder / names.MODEL_CONFIG_FILE).exists():
                 raise InputError(
                     f"trial {record.trial} is complete and its network cannot be had: {error}; bring it back, or "
                     "delete its run in MLflow"
@@ -134,10 +134,10 @@ class _Opener:
 
     def _downloaded(self, record: TrialRecord) -> tuple[nn.Module, dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
-            for file in (metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE):
-                artifact = f"{metrics.CHECKPOINT_ARTIFACTS}/{file}"
+            for file in (names.MODEL_FILE, names.MODEL_CONFIG_FILE):
+                artifact = f"{names.CHECKPOINT_ARTIFACTS}/{file}"
                 self._ledger.download(record.run_id, artifact, Path(folder))
-            return load_model(Path(folder) / metrics.CHECKPOINT_ARTIFACTS)
+            return load_model(Path(folder) / names.CHECKPOINT_ARTIFACTS)
 
     def _unfinished(self, record: TrialRecord, file: Path) -> _Network | None:
         self._storage.pull(file)
@@ -167,7 +167,7 @@ def _score(
         device = default_device()
         report = score_network(found.network.to(device), dataset, config.evaluation, device, tell)
         scores = {found.epoch: report.metrics()}
-        if record.state == metrics.COMPLETE:
+        if record.state == names.COMPLETE:
             kept = {k: v for k, v in found.card["scores"].items() if not metrics.is_score(k)}
             made = {
                 "scores": {**kept, **report.metrics()},
@@ -175,8 +175,8 @@ def _score(
                 "temperature": report.temperature,
             }
             card = json.dumps({**found.card, **made}, indent=2) + "\n"
-            write_atomically(part / metrics.MODEL_CONFIG_FILE, card.encode())
-            write_per_image(part / metrics.PER_IMAGE_FILE, report.per_image)
+            write_atomically(part / names.MODEL_CONFIG_FILE, card.encode())
+            write_per_image(part / names.PER_IMAGE_FILE, report.per_image)
     kept_as = json.dumps({"run_id": record.run_id, "protocol": protocol, "scores": scores})
     write_atomically(part / _SCORES_FILE, kept_as.encode())
     shutil.rmtree(folder, ignore_errors=True)

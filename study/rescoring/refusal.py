@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from study import metrics
+from study import names
 from study.errors import InputError
 from study.storage.storage import Storage
 
@@ -17,7 +17,7 @@ def check_protocol(storage: Storage, study: str, protocol: str, tracking_uri: st
 
     other = Ledger(tracking_uri, study).other_protocol(protocol)
     if other is None:
-        kept = stored_protocol(storage.local / study / metrics.OPTUNA_FILE, study)
+        kept = stored_protocol(storage.local / study / names.OPTUNA_FILE, study)
         if kept is None or kept == protocol:
             return
         other = kept or "another protocol"

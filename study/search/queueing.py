@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from study import metrics
+from study import names
 from study.search.proposer import decode, encode
 from study.search.racing import most_uncertain
 from study.search.stored import MEASURED, REPLICATE_OF, SEED, TWIN_OF, WARM, params_of, results, write_measured
@@ -43,7 +43,7 @@ def take_over(
         before = len(study.get_trials(deepcopy=False))
         study.enqueue_trial(encode(spec, point), skip_if_exists=True)
         if checkpoint is not None and len(study.get_trials(deepcopy=False)) > before:
-            file = trial_folder(storage, study.study_name, before) / metrics.CHECKPOINT_FILE
+            file = trial_folder(storage, study.study_name, before) / names.CHECKPOINT_FILE
             file.parent.mkdir(parents=True, exist_ok=True)
             part = file.with_name(file.name + ".part")
             shutil.copyfile(checkpoint, part)

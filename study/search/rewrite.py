@@ -15,7 +15,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from study import metrics
+from study import metrics, names
 from study.search.stored import MEASURED, PROTOCOL, REASON, RUNGS, STATE, WARM, write_measured
 from study.spec.study_spec import StudySpec
 
@@ -71,12 +71,12 @@ def _with_scores(trial: FrozenTrial, spec: StudySpec, scored: Scored | None) -> 
         system = {key: value for key, value in system.items() if not key.startswith(_CONSTRAINT)}
     if scored is not None and state.is_finished():
         attributes[MEASURED] = write_measured(scored.report)
-    complete = scored is not None and scored.state == metrics.COMPLETE
+    complete = scored is not None and scored.state == names.COMPLETE
     if state == TrialState.COMPLETE or (state == TrialState.FAIL and complete):
         values = _targets(spec, scored.report) if scored is not None and complete else None
         state = TrialState.FAIL if values is None else TrialState.COMPLETE
         if values is None:
-            attributes |= {STATE: metrics.FAILED, REASON: f"no finite objectives under {spec.protocol}"}
+            attributes |= {STATE: names.FAILED, REASON: f"no finite objectives under {spec.protocol}"}
         else:
             assert scored is not None
             attributes = {k: v for k, v in attributes.items() if k not in (STATE, REASON)}

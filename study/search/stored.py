@@ -11,7 +11,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from study.metrics import COMPLETE, Direction
+from study.metrics import Direction
+from study.names import COMPLETE
 from study.search.proposer import Known, decode
 from study.spec.eligible import as_report, measured
 from study.spec.study_spec import StudySpec

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study import metrics
+from study import names
 from study.config import DEFAULTS, TrialConfig
 from study.errors import InputError
 from study.ledger import Ledger, TrialRecord
@@ -51,7 +51,7 @@ def warm_start(
     stored = read_identity(storage, ledger.study)
     keys = differing(identity, stored[0]) if stored else ["data.content"]
     foreign = [k for k in keys if k.startswith(_SPEC_KEYS)]
-    records = [r for r in ledger.trials() if r.state == metrics.COMPLETE]
+    records = [r for r in ledger.trials() if r.state == names.COMPLETE]
     fitting = [(r, p) for r in records if (p := _point(spec, r)) is not None]
     results, others = [], []
     for record, point in fitting:
@@ -67,7 +67,7 @@ def warm_start(
     constraints = constraints_of(ledger.study, ledger.record().spec)
     for record, point, only_horizon in _first_of_each_protocol(spec, others, constraints):
         longer = int(record.params["epochs"]) < spec.fidelity.max_epochs
-        file = trial_folder(storage, ledger.study, record.trial) / metrics.CHECKPOINT_FILE
+        file = trial_folder(storage, ledger.study, record.trial) / names.CHECKPOINT_FILE
         storage.pull(file)
         goes_on = checkpoints and only_horizon and horizon_free and longer and file.exists()
         continued += goes_on

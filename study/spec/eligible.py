@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from study import metrics
+from study import names
 from study.errors import InputError
 from study.metrics import MAX_UNDEFINED_SHARE, OBJECTIVES, UNDEFINED_SHARE, Metric
 
@@ -34,10 +34,10 @@ def why_not_eligible(
 ) -> str:
     """Why a trial cannot be on a front, e.g. ``accuracy 1.2 % is below 5``; empty where it can.
 
-    ``state`` is one of ``metrics.STATES``; ``values`` are of ``targets``, NaN where a trial has none. A constrained
+    ``state`` is one of ``names.STATES``; ``values`` are of ``targets``, NaN where a trial has none. A constrained
     metric that the report lacks, or has as NaN or infinity, keeps the trial off the front.
     """
-    if state != metrics.COMPLETE:
+    if state != names.COMPLETE:
         return f"it is not complete ({state})"
     reasons = [_not_finite(m.name) for m, v in zip(targets, values, strict=True) if not math.isfinite(v)]
     broken = violations(report, constraints)

@@ -16,8 +16,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from study.command import expanded
 from study.config import REG_GRADIENT, DataConfig, EvaluationConfig, TrialConfig, fingerprint
-from study.errors import InputError, expanded
+from study.errors import InputError
 from study.metrics import OBJECTIVES, SCORE, Direction, Metric, protocol_identity
 from study.spec.eligible import violations, why_not_eligible
 from study.spec.reader import read_yaml

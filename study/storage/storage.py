@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from study.errors import InputError, expanded
+from study.command import expanded
+from study.errors import InputError
 
 #: Where results live unless --storage says otherwise; a cluster's machines have STUDY_STORAGE from the cluster file.
 DEFAULT_STORAGE = os.environ.get("STUDY_STORAGE") or "results"

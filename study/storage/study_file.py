@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any
 
-from study import metrics
+from study import names
 from study.config import DEFAULTS
 from study.errors import InputError
 from study.spec.study_spec import StudySpec
@@ -22,7 +22,7 @@ _NOT_IN_IDENTITY = ("data.source", "evaluation.batch_size", "fixed.seed", "fixed
 
 def read_identity(storage: Storage, name: str) -> tuple[dict[str, Any], str] | None:
     """Identity and fingerprint of the study of that name, None where there is none. Raises :class:`InputError`."""
-    file = storage.local / name / metrics.STUDY_FILE
+    file = storage.local / name / names.STUDY_FILE
     storage.pull(file)
     if not file.exists():
         return None
@@ -81,7 +81,7 @@ def _short(value: object) -> str:
 
 def write_study(storage: Storage, name: str, spec: StudySpec, identity: dict[str, Any], fingerprint: str) -> None:
     """Atomically: a killed command leaves the old file or the new one."""
-    file = storage.local / name / metrics.STUDY_FILE
+    file = storage.local / name / names.STUDY_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "name": name,

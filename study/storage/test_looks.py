@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from study import metrics
+from study import names
 from study.errors import InputError
 
 PREVIOUS = "previous"  # SHA-256 of the line before; "" in the first
@@ -31,8 +31,8 @@ class Books(Protocol):
 
 
 def note_look(storage: Books, study: str, entry: Mapping[str, Any]) -> None:
-    """:func:`note_opening` in the study's book, ``metrics.TEST_LOG_FILE``, wherever its results live."""
-    book = storage.local / study / metrics.TEST_LOG_FILE
+    """:func:`note_opening` in the study's book, ``names.TEST_LOG_FILE``, wherever its results live."""
+    book = storage.local / study / names.TEST_LOG_FILE
     storage.pull(book)
     note_opening(book, entry)
     storage.push(book)

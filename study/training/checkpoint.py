@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from study.errors import InputError
-from study.metrics import MODEL_CONFIG_FILE, MODEL_FILE
+from study.names import MODEL_CONFIG_FILE, MODEL_FILE
 from study.networks import build
 from study.training.atomic import write_atomically
 

@@ -14,17 +14,17 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from study import metrics
+from study import names
 
 
 class TrialLog:
-    """Appends to ``metrics.TRIAL_LOG`` in a trial's folder. Every line says when, on which machine, in which process.
+    """Appends to ``names.TRIAL_LOG`` in a trial's folder. Every line says when, on which machine, in which process.
 
     A log that cannot be written is no reason to stop a training: whatever fills the disk is reported by the checkpoint.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.file = folder / metrics.TRIAL_LOG
+        self.file = folder / names.TRIAL_LOG
         self._who = f"{platform.node()}/{os.getpid()}"
 
     def write(self, text: str) -> None:

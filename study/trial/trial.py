@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from study import metrics
+from study import metrics, names
 from study.config import EvaluationConfig, TrialConfig, fingerprint
 from study.data import Dataset, Split, open_dataset
 from study.data.augment import normalize
@@ -89,7 +89,7 @@ class Trial:
         self.reason = ""  # why the trial ended without a score
         self.report: FaithfulnessReport | None = None
         self._storage = storage
-        self._checkpoint = folder / metrics.CHECKPOINT_FILE
+        self._checkpoint = folder / names.CHECKPOINT_FILE
         folder.mkdir(parents=True, exist_ok=True)
         self._log = TrialLog(folder)
         if storage is not None:
@@ -129,8 +129,8 @@ class Trial:
     @property
     def state(self) -> str:
         if self.reason:
-            return metrics.DIVERGED
-        return metrics.COMPLETE if self.finished else metrics.RUNNING
+            return names.DIVERGED
+        return names.COMPLETE if self.finished else names.RUNNING
 
     def step(self, on_step: Callable[[int, int], None] | None = None) -> dict[str, float]:
         """Train one epoch, score it, save, and return its report. ``on_step(done, of)`` follows the batches.
@@ -192,8 +192,8 @@ class Trial:
         if self.report is None:  # finished in an earlier process: scoring is deterministic, so score again
             self.report = self._faithfulness()
         save_model(folder, self.network, self.card())
-        write_per_image(folder / metrics.PER_IMAGE_FILE, self.report.per_image)
-        return [folder / name for name in (metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE, metrics.PER_IMAGE_FILE)]
+        write_per_image(folder / names.PER_IMAGE_FILE, self.report.per_image)
+        return [folder / name for name in (names.MODEL_FILE, names.MODEL_CONFIG_FILE, names.PER_IMAGE_FILE)]
 
     def inputs(self) -> list[dict[str, Any]]:
         """The images that this trial uses, as :class:`study.ledger.DataInput` takes them; digests cover the split."""

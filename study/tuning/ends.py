@@ -7,7 +7,7 @@ from typing import Any
 
 from ray import tune
 
-from study import metrics
+from study import names
 from study.config import TrialConfig
 from study.ledger import Ledger, TrialBook
 from study.storage.storage import Storage, trial_folder
@@ -42,8 +42,8 @@ class LedgerEnds(tune.Callback):
         if self._searcher.stopped(trial.trial_id):
             epoch = result["epoch"]
             reason = f"not among the best of its rung after epoch {epoch}"
-            result["state"], result["reason"] = metrics.STOPPED, ""  # for whoever shows it
-            self._finish(trial, metrics.STOPPED, reason, {metrics.TAG_STOPPED_AFTER: str(epoch)})
+            result["state"], result["reason"] = names.STOPPED, ""  # for whoever shows it
+            self._finish(trial, names.STOPPED, reason, {names.TAG_STOPPED_AFTER: str(epoch)})
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._heard.pop(trial.trial_id, None)
@@ -53,7 +53,7 @@ class LedgerEnds(tune.Callback):
             return
         error = error_of(trial) or trial.get_error()
         last = str(error).strip().splitlines()[-1] if error else "its worker process died"
-        self._finish(trial, metrics.FAILED, last[:400], {})
+        self._finish(trial, names.FAILED, last[:400], {})
         self._heard.pop(trial.trial_id, None)
 
     def _finish(self, trial: Any, state: str, reason: str, tags: dict[str, str]) -> None:

@@ -15,7 +15,7 @@ import ray
 from ray import cloudpickle, tune
 from ray.exceptions import RayActorError, RayTaskError
 
-from study import metrics
+from study import names
 from study.storage.storage import NEEDED_BYTES, Storage
 
 LOST, WORKER, ERROR, FULL, AWAY = "machine lost", "worker died", "error", "storage full", "storage away"
@@ -49,7 +49,7 @@ def is_mounted(storage: Storage, study: str) -> bool:
 
     An object store's working copy may begin empty.
     """
-    return storage.uri is not None or (storage.local / study / metrics.STUDY_FILE).exists()
+    return storage.uri is not None or (storage.local / study / names.STUDY_FILE).exists()
 
 
 def is_away(error: OSError, storage: Storage, study: str) -> bool:
@@ -108,7 +108,7 @@ class Faults(tune.Callback):
     """Decides which failures count against a trial's retries, and notes all of them in the study's folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / metrics.EVENTS_FILE
+        self._file = folder / names.EVENTS_FILE
         self._trials: dict[str, Any] = {}
         self._judged: dict[tuple[str, int], bool] = {}
         self._waiting: set[str] = set()  # trials whose storage is away

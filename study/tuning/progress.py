@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from study import metrics
+from study import metrics, names
 
 _ELSEWHERE = "its machine is lost, it goes on elsewhere"
 _SHOWN_TRIALS = 12  # a screenful; the newest are what one watches
@@ -24,7 +24,7 @@ class _Row:
     number: int
     trial: dict[str, Any]
     epoch: int = 0
-    state: str = metrics.RUNNING
+    state: str = names.RUNNING
     reason: str = ""
     accuracy: float | None = None
     faithfulness: float | None = None
@@ -122,7 +122,7 @@ class StudyProgress(tune.Callback):
             self._line(row)
             del self._rows[trial.trial_id]
             return
-        row.state, row.reason = metrics.FAILED, "crashed more often than it may be retried"
+        row.state, row.reason = names.FAILED, "crashed more often than it may be retried"
         self._line(row)
 
     def seconds_left(self) -> float | None:
@@ -132,7 +132,7 @@ class StudyProgress(tune.Callback):
             return None
         rows = list(self._rows.values())
         epochs = max(row.trial["epochs"] for row in rows)
-        left = sum(row.trial["epochs"] - row.epoch for row in rows if row.state == metrics.RUNNING)
+        left = sum(row.trial["epochs"] - row.epoch for row in rows if row.state == names.RUNNING)
         left += epochs * max(0, self._total - len(rows))
         estimate = left * sum(seconds) / len(seconds) / self._concurrent
         if self._time_budget is not None:
@@ -140,7 +140,7 @@ class StudyProgress(tune.Callback):
         return estimate
 
     def _status(self) -> str:
-        over = sum(row.state != metrics.RUNNING for row in self._rows.values())
+        over = sum(row.state != names.RUNNING for row in self._rows.values())
         left = self.seconds_left()
         eta = "estimating" if left is None else clock(left)
         return f"{over}/{self._total} trials done · front {self._front_size()} · ETA {eta}"
@@ -164,7 +164,7 @@ class StudyProgress(tune.Callback):
             table.add_column(name, justify="left" if name in ("network", "state") else "right")
         rows = sorted(self._rows.values(), key=lambda row: row.number)
         if len(rows) > _SHOWN_TRIALS:
-            rows = [r for r in rows if r.state == metrics.RUNNING or r in rows[-_SHOWN_TRIALS:]]
+            rows = [r for r in rows if r.state == names.RUNNING or r in rows[-_SHOWN_TRIALS:]]
         for row in rows:
             table.add_row(
                 str(row.number),
@@ -175,6 +175,6 @@ class StudyProgress(tune.Callback):
                 _number(row.accuracy, ".1f"),
                 _number(row.faithfulness, "+.1f"),
                 row.state + (f" ({row.reason})" if row.reason else ""),
-                style="dim" if row.state != metrics.RUNNING else None,
+                style="dim" if row.state != names.RUNNING else None,
             )
         return Group(table, Text(self._status(), style="bold"))

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from study import metrics
+from study import names
 from study.search.rungs import Rungs
 from study.spec.study_spec import StudySpec
 from study.tuning.searcher import StudySearcher, report_of
@@ -43,7 +43,7 @@ class StudyScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """CONTINUE, or STOP for a trial that is not among the best of its rung."""
         number = trial.config["number"]
-        for epoch, report in result.get(metrics.PAST_RUNGS, ()):
+        for epoch, report in result.get(names.PAST_RUNGS, ()):
             try:
                 values = self._searcher.note_rung(trial.trial_id, epoch, report)
             except KeyError:
@@ -51,7 +51,7 @@ class StudyScheduler(FIFOScheduler):
             if trial.config["compared"]:
                 self._rungs.record(number, epoch, values)
         epoch = result["epoch"]
-        if result.get("state") != metrics.RUNNING or epoch not in self._spec.fidelity.rungs:
+        if result.get("state") != names.RUNNING or epoch not in self._spec.fidelity.rungs:
             return TrialScheduler.CONTINUE
         report = report_of(result)
         values = self._searcher.note_rung(trial.trial_id, epoch, report)

@@ -21,7 +21,7 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from study import metrics
+from study import names
 from study.search.proposer import Known, Learning, Proposer, decode, distributions, encode, suggest_point
 from study.search.queueing import Result, queue_replicates, queue_twins, take_over
 from study.search.stored import (
@@ -121,16 +121,16 @@ class StudySearcher(Searcher):
 
     def counts(self) -> dict[str, int]:
         """How many trials are complete, stopped, failed (diverged ones included) and unfinished."""
-        names = {
-            TrialState.COMPLETE: metrics.COMPLETE,
-            TrialState.PRUNED: metrics.STOPPED,
-            TrialState.FAIL: metrics.FAILED,
-            TrialState.RUNNING: metrics.RUNNING,
+        state_of = {
+            TrialState.COMPLETE: names.COMPLETE,
+            TrialState.PRUNED: names.STOPPED,
+            TrialState.FAIL: names.FAILED,
+            TrialState.RUNNING: names.RUNNING,
         }
-        counts = dict.fromkeys(names.values(), 0)
+        counts = dict.fromkeys(state_of.values(), 0)
         for trial in self._study.get_trials(deepcopy=False):
-            if trial.state in names:
-                counts[names[trial.state]] += 1
+            if trial.state in state_of:
+                counts[state_of[trial.state]] += 1
         return counts
 
     def front(self) -> list[tuple[int, Point, list[float]]]:
@@ -214,7 +214,7 @@ class StudySearcher(Searcher):
     def _config(self, trial: optuna.Trial, point: Point) -> dict[str, Any]:
         attributes = trial.user_attrs
         tags = dict(self._settings["tags"])
-        for name, tag in ((TWIN_OF, metrics.TAG_TWIN_OF), (REPLICATE_OF, metrics.TAG_REPLICATE_OF)):
+        for name, tag in ((TWIN_OF, names.TAG_TWIN_OF), (REPLICATE_OF, names.TAG_REPLICATE_OF)):
             if name in attributes:
                 tags[tag] = str(attributes[name])
         config = self.spec.trial_config(point).to_dict()
@@ -266,13 +266,13 @@ class StudySearcher(Searcher):
         if known is not None and known.curve:
             trial.set_user_attr(RUNGS, {str(e): v for e, v in sorted(known.curve.items())})
         if error:
-            self._fail(trial, metrics.FAILED, "crashed more often than it may be retried")
-        elif state == metrics.DIVERGED:
-            self._fail(trial, metrics.DIVERGED, str(result.get("reason")))
-        elif state == metrics.COMPLETE:
+            self._fail(trial, names.FAILED, "crashed more often than it may be retried")
+        elif state == names.DIVERGED:
+            self._fail(trial, names.DIVERGED, str(result.get("reason")))
+        elif state == names.COMPLETE:
             self._complete(trial, known, report_of(result))
         elif epoch is not None:
-            trial.set_user_attr(STATE, metrics.STOPPED)
+            trial.set_user_attr(STATE, names.STOPPED)
             trial.set_user_attr(STOPPED_AFTER, epoch)
             if known is not None:
                 known.measured = self._measure(trial, report_of(result))
@@ -285,7 +285,7 @@ class StudySearcher(Searcher):
     def _complete(self, trial: optuna.Trial, known: Known | None, report: dict[str, float]) -> None:
         values = self.spec.target_values(report)
         if not all(math.isfinite(v) for v in values):
-            self._fail(trial, metrics.DIVERGED, f"non-finite objective {values}")
+            self._fail(trial, names.DIVERGED, f"non-finite objective {values}")
             return
         found = self._measure(trial, report)
         for name, violation in self.spec.violations(report).items():

@@ -13,7 +13,7 @@ from pathlib import Path
 from ray import tune
 from rich.console import Console
 
-from study import metrics
+from study import names
 from study.errors import InputError
 from study.ledger import Ledger
 from study.spec.study_spec import Resources, StudySpec
@@ -138,4 +138,4 @@ def _ended_by_sigterm_too() -> Iterator[None]:
 
 def storage_url(folder: Path) -> str:
     """Optuna's storage of a study, beside its other books."""
-    return f"sqlite:///{folder / metrics.OPTUNA_FILE}"
+    return f"sqlite:///{folder / names.OPTUNA_FILE}"

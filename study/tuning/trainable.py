@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from study import metrics
+from study import names
 from study.config import TrialConfig
 from study.errors import InputError
 from study.ledger import DataInput, Ledger, MachineSampler, SupersededError, TrialBook
@@ -68,7 +68,7 @@ class StudyTrainable(tune.Trainable):
             trial=config["number"],
             seed=self._trial_config.seed,
             params=self._trial_config.to_dict(),
-            tags={**config["tags"], metrics.TAG_HOST: ray.util.get_node_ip_address()},
+            tags={**config["tags"], names.TAG_HOST: ray.util.get_node_ip_address()},
             inputs=[DataInput(**values) for values in self.trial.inputs()],
             exchange=self._results,
         )
@@ -89,7 +89,7 @@ class StudyTrainable(tune.Trainable):
             self._opened = False  # what could not be saved is trained again, from the checkpoint
             said = {STORAGE_FULL: True} if is_full(cause) else {STORAGE_AWAY: str(cause)}
             reason = "" if is_full(cause) else f"its storage does not answer ({cause.strerror or cause})"
-            return {"epoch": 0, "state": metrics.RUNNING, "reason": reason, "report": {}, **said}
+            return {"epoch": 0, "state": names.RUNNING, "reason": reason, "report": {}, **said}
 
     def _waits_for(self, error: OSError) -> bool:
         """Whether the storage is away and may come back: a pause has passed then."""
@@ -120,20 +120,20 @@ class StudyTrainable(tune.Trainable):
             "state": self.trial.state,
             "reason": self.trial.reason,
             "report": report,
-            metrics.PAST_RUNGS: past,
+            names.PAST_RUNGS: past,
             "done": self.trial.finished,
         }
 
     def _finish(self) -> None:
         """Before Ray hears that the trial is over, the ledger has all of it; the journal, where the ledger is away."""
         self.cleanup()
-        if self.trial.state == metrics.DIVERGED:
-            self.book.finish(metrics.DIVERGED, reason=self.trial.reason)
+        if self.trial.state == names.DIVERGED:
+            self.book.finish(names.DIVERGED, reason=self.trial.reason)
             return
         files = self.trial.export(self.trial.folder)
         final = {k: v for k, v in self.trial.history[-1].items() if k != "epoch"}
         protocol = self.trial.card()["protocol"]
-        self.book.finish(metrics.COMPLETE, scores=final, files=files, tags={metrics.TAG_PROTOCOL: protocol})
+        self.book.finish(names.COMPLETE, scores=final, files=files, tags={names.TAG_PROTOCOL: protocol})
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Ray asks for one when it pauses a trial; what matters is in the trial's own folder already."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from made_studies import MakeStudy
 
-from study import metrics
+from study import names
 from study.ledger import Ledger, create_store, default_tracking_uri
 
 
@@ -51,8 +51,8 @@ def make_study(storage: Path) -> MakeStudy:
         for trial, (state, params, scores, files) in enumerate(rows):
             run = ledger.open_trial(trial, 0, {"network": "tiny", "seed": 0, **params}, {})
             run.sync([{"epoch": 1, **scores}])
-            if state != metrics.RUNNING:
-                run.finish(state, reason="" if state == metrics.COMPLETE else "because", files=files)
+            if state != names.RUNNING:
+                run.finish(state, reason="" if state == names.COMPLETE else "because", files=files)
         return ledger
 
     return make

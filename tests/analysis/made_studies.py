@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from analysis.table import StudyTable, objectives_of, trials_table
-from study import metrics
+from study import names
 from study.faithfulness.report import write_per_image
 from study.ledger import Ledger, TrialRecord
 from study.metrics import METHOD_SCORES, PARTS
@@ -50,7 +50,7 @@ def invented_table(
         "constraints": constraints or {},
     }
     records = [
-        TrialRecord(f"{i:032x}", i, seed, metrics.COMPLETE, dict(params), dict(scores), {}, 1000 * i, 1000 * i + 500)
+        TrialRecord(f"{i:032x}", i, seed, names.COMPLETE, dict(params), dict(scores), {}, 1000 * i, 1000 * i + 500)
         for i, (seed, params, scores) in enumerate(runs)
     ]
     table, params = trials_table("invented", spec, records)

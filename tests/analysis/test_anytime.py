@@ -13,7 +13,7 @@ from analysis.geometry import hypervolume
 from analysis.load import load_curves, load_study
 from analysis.pareto import eligible
 from benchmarks.synthetic import write_runs
-from study import metrics
+from study import names
 from study.ledger import Ledger, default_tracking_uri
 
 
@@ -40,8 +40,8 @@ def test_device_hours_are_training_and_scoring_times_the_share(storage: Path) ->
 
 
 def test_trials_that_run_or_say_nothing_cost_nothing_yet(make_study: MakeStudy) -> None:
-    rows = [(metrics.COMPLETE, {}, scored(10, 2), []), (metrics.RUNNING, {}, scored(90, 9), [])]
-    ledger = make_study([*rows, (metrics.FAILED, {}, {}, [])])
+    rows = [(names.COMPLETE, {}, scored(10, 2), []), (names.RUNNING, {}, scored(90, 9), [])]
+    ledger = make_study([*rows, (names.FAILED, {}, {}, [])])
     study = load_study(ledger)
     way = anytime(study, load_curves(ledger, study), eligible(study))
     assert way.trials.tolist() == [1, 2] and way.hypervolume.tolist() == [20, 20]

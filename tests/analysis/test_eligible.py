@@ -25,8 +25,9 @@ from analysis.load import load_curves, load_study
 from analysis.report.page import collect, render
 from analysis.report.trials import plain_networks
 from analysis.table import StudyTable
-from study import metrics
-from study.errors import EXIT_BAD_INPUT, InputError, run_command
+from study import names
+from study.command import EXIT_BAD_INPUT, run_command
+from study.errors import InputError
 from study.ledger import Ledger
 from study.metrics import ACCURACY, FAITHFULNESS, UNDEFINED_SHARE
 from study.search.stored import IN_MEMORY
@@ -60,18 +61,18 @@ SHARE = UNDEFINED_SHARE.ledger_name
 )
 def test_the_reason_says_what_is_wrong(report: dict[str, float], reason: str) -> None:
     values = [report[m.ledger_name] for m in TWO]
-    assert why_not_eligible(metrics.COMPLETE, values, report, TWO, MIN_40) == reason
+    assert why_not_eligible(names.COMPLETE, values, report, TWO, MIN_40) == reason
     assert (max(violations(report, MIN_40).values()) > 0) == (bool(reason) and "faithfulness" not in reason)
 
 
 def test_what_is_not_complete_or_not_reported_is_not_eligible() -> None:
     report = scored(50, 5)
-    assert why_not_eligible(metrics.STOPPED, [50, 5], report, TWO, {}) == "it is not complete (stopped)"
+    assert why_not_eligible(names.STOPPED, [50, 5], report, TWO, {}) == "it is not complete (stopped)"
     loss = {"loss": Constraint(max=1)}
-    assert why_not_eligible(metrics.COMPLETE, [50, 5], report, TWO, loss) == "loss is not a finite number"
+    assert why_not_eligible(names.COMPLETE, [50, 5], report, TWO, loss) == "loss is not a finite number"
     assert violations(report, loss) == {}
     report["val/loss"] = 1.5
-    assert why_not_eligible(metrics.COMPLETE, [50, 5], report, TWO, loss) == "loss 1.5 nats is above 1"
+    assert why_not_eligible(names.COMPLETE, [50, 5], report, TWO, loss) == "loss 1.5 nats is above 1"
 
 
 def test_a_long_list_of_reasons_is_cut() -> None:
@@ -111,7 +112,7 @@ def test_search_and_analysis_agree_on_the_front(
         config = searcher.suggest(f"ray-{i}")
         assert isinstance(config, dict)
         told = {f"report/{name}": value for name, value in scores.items()}
-        searcher.on_trial_complete(f"ray-{i}", {"state": metrics.COMPLETE, "reason": "", **told})
+        searcher.on_trial_complete(f"ray-{i}", {"state": names.COMPLETE, "reason": "", **told})
         runs.append((0, {"lr": config["trial"]["lr"]}, scores))
     searcher.spec = spec_of(now, len(trials))
     study = invented_table(runs, constraints=now)
@@ -144,7 +145,7 @@ def test_undefined_maps_are_one_more_constraint_to_optuna_where_they_are_reporte
     for i, more in enumerate(({}, {f"report/{SHARE}": 12.0})):
         searcher.suggest(f"ray-{i}")
         told = {f"report/{name}": value for name, value in scored(50, 5).items()}
-        searcher.on_trial_complete(f"ray-{i}", {"state": metrics.COMPLETE, "reason": "", **told, **more})
+        searcher.on_trial_complete(f"ray-{i}", {"state": names.COMPLETE, "reason": "", **told, **more})
     trials: list[optuna.trial.FrozenTrial] = searcher._study.trials
     assert [t.constraints for t in trials] == [{"accuracy": -10.0}, {"accuracy": -10.0, "undefined_share": 7.0}]
     assert [number for number, *_ in searcher.front()] == [0]
@@ -156,11 +157,11 @@ def params(weight: float, **more: object) -> dict[str, object]:
 
 #: Trials 1 and 2 would be the front if anybody could be on it; 3 is the twin of 0.
 ROWS = [
-    (metrics.COMPLETE, params(0.5), scored(60, 5), []),
-    (metrics.COMPLETE, params(0.7), scored(20, 30), []),
-    (metrics.COMPLETE, params(0.9), scored(90, 40, **{SHARE: 50.0}), []),
-    (metrics.COMPLETE, params(0.0), scored(30, 1), []),
-    (metrics.COMPLETE, params(0.2), scored(55, 2), []),
+    (names.COMPLETE, params(0.5), scored(60, 5), []),
+    (names.COMPLETE, params(0.7), scored(20, 30), []),
+    (names.COMPLETE, params(0.9), scored(90, 40, **{SHARE: 50.0}), []),
+    (names.COMPLETE, params(0.0), scored(30, 1), []),
+    (names.COMPLETE, params(0.2), scored(55, 2), []),
 ]
 LINE = (
     "3 complete trials are not eligible: trial 1 (accuracy 20 % is below 40); trial 2 (50 % of its maps are undefined "

@@ -13,7 +13,7 @@ from analysis.importance import FRONT, _as_trials, importance, main
 from analysis.load import load_study
 from analysis.pareto import eligible
 from benchmarks.synthetic import write_runs
-from study import metrics
+from study import names
 from study.ledger import Ledger, default_tracking_uri
 
 
@@ -66,7 +66,7 @@ def test_a_range_with_zero_is_a_category_and_a_number(large: Ledger) -> None:
 def test_too_few_trials_say_so(
     n: int, make_study: MakeStudy, storage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_study([(metrics.COMPLETE, {"lr": 0.1 * (i + 1)}, {"val/accuracy": 1.0 * i}, []) for i in range(n)])
+    make_study([(names.COMPLETE, {"lr": 0.1 * (i + 1)}, {"val/accuracy": 1.0 * i}, []) for i in range(n)])
     assert main(["demo", "--storage", str(storage), "--json"]) == 0
     printed = capsys.readouterr().out
     assert "cannot tell" in printed

@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from analysis.load import load_curves, load_study, main
 from analysis.table import CURVES, FIXED
-from study import metrics
+from study import names
 from study.errors import InputError
 from study.ledger import Ledger, default_tracking_uri
 from study.ledger.bulk import BulkReader
@@ -29,7 +29,7 @@ def test_columns_have_the_types_of_their_values(make_study: MakeStudy) -> None:
     first = {"lr": 1, "flip": True, "rungs": [2, 4], "batch_size": 64, "clip_norm": None, "data": {"source": "shapes"}}
     first["reg_error"] = None
     second = {**first, "lr": 0.5, "reg_error": "mse"}
-    rows = [(metrics.COMPLETE, p, scored(50, 5, **{"time/epoch_seconds": 2.0}), []) for p in (first, second)]
+    rows = [(names.COMPLETE, p, scored(50, 5, **{"time/epoch_seconds": 2.0}), []) for p in (first, second)]
     study = load_study(make_study(rows))
     schema = study.trials.schema
     for field in FIXED:
@@ -53,7 +53,7 @@ def test_columns_have_the_types_of_their_values(make_study: MakeStudy) -> None:
 
 
 def test_a_running_trial_has_no_duration(make_study: MakeStudy) -> None:
-    assert load_study(make_study([(metrics.RUNNING, {}, scored(1, 1), [])])).column("duration_s") == [None]
+    assert load_study(make_study([(names.RUNNING, {}, scored(1, 1), [])])).column("duration_s") == [None]
 
 
 def test_a_specification_with_unknown_objectives_is_refused(make_study: MakeStudy) -> None:
@@ -62,19 +62,19 @@ def test_a_specification_with_unknown_objectives_is_refused(make_study: MakeStud
 
 
 def test_a_foreign_state_is_refused(make_study: MakeStudy) -> None:
-    ledger = make_study([(metrics.COMPLETE, {}, scored(1, 1), [])])
-    ledger._client.set_tag(ledger.trials()[0].run_id, metrics.TAG_STATE, "happy")
+    ledger = make_study([(names.COMPLETE, {}, scored(1, 1), [])])
+    ledger._client.set_tag(ledger.trials()[0].run_id, names.TAG_STATE, "happy")
     with pytest.raises(InputError, match="unknown state 'happy'"):
         load_study(ledger)
 
 
 def test_a_param_that_would_hide_a_column_is_refused(make_study: MakeStudy) -> None:
     with pytest.raises(InputError, match="param named 'accuracy'"):
-        load_study(make_study([(metrics.COMPLETE, {"accuracy": 1.0}, scored(1, 1), [])]))
+        load_study(make_study([(names.COMPLETE, {"accuracy": 1.0}, scored(1, 1), [])]))
 
 
 def test_curves_hold_every_value_once_and_the_latest(make_study: MakeStudy) -> None:
-    ledger = make_study([(metrics.COMPLETE, {}, scored(50, 5), []), (metrics.FAILED, {}, {"val/accuracy": 7.0}, [])])
+    ledger = make_study([(names.COMPLETE, {}, scored(50, 5), []), (names.FAILED, {}, {"val/accuracy": 7.0}, [])])
     run_id = ledger.trials()[0].run_id
     now = int(time.time() * 1000) + 60_000
     ledger._client.log_metric(run_id, "val/accuracy", 60.0, timestamp=now + 1, step=2)
@@ -97,7 +97,7 @@ def test_curves_hold_every_value_once_and_the_latest(make_study: MakeStudy) -> N
 def test_only_what_changed_is_read_again(
     make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = make_study([(metrics.COMPLETE, {"lr": 1}, scored(50, 5), []), (metrics.RUNNING, {"lr": 1}, {}, [])])
+    ledger = make_study([(names.COMPLETE, {"lr": 1}, scored(50, 5), []), (names.RUNNING, {"lr": 1}, {}, [])])
     running = ledger.open_trial(1, 0, {}, {})
     asked: list[list[str]] = []
     for name in ("records", "histories"):
@@ -121,10 +121,10 @@ def test_only_what_changed_is_read_again(
     running.sync([{"epoch": 1, "val/accuracy": 10.0}, {"epoch": 2, "val/accuracy": 20.0}])
     third = read()
     assert third[2] == [[running.run_id]] * 2
-    running.finish(metrics.COMPLETE, scores=scored(30, 3))
+    running.finish(names.COMPLETE, scores=scored(30, 3))
     ledger._client.log_param(running.run_id, "clip", "0.5")
     last = read()
-    assert last[0]["state"].to_pylist() == [metrics.COMPLETE] * 2 and last[0]["clip"].to_pylist() == [None, 0.5]
+    assert last[0]["state"].to_pylist() == [names.COMPLETE] * 2 and last[0]["clip"].to_pylist() == [None, 0.5]
     whole = load_study(ledger)
     assert last[0].equals(whole.trials)
     assert last[1].to_pylist() == load_curves(ledger, whole).to_pylist()
@@ -135,7 +135,7 @@ def test_only_what_changed_is_read_again(
 
 def test_damaged_or_foreign_kept_files_are_read_anew(make_study: MakeStudy, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    ledger = make_study([(metrics.COMPLETE, {}, scored(50, 5), [])])
+    ledger = make_study([(names.COMPLETE, {}, scored(50, 5), [])])
     study = load_study(ledger, kept)
     curves = load_curves(ledger, study, kept)
     for content in (b"", b"PAR1", b"x" * 999):
@@ -143,7 +143,7 @@ def test_damaged_or_foreign_kept_files_are_read_anew(make_study: MakeStudy, tmp_
             file.write_bytes(content)
         assert load_study(ledger, kept).trials.equals(study.trials)
         assert load_curves(ledger, study, kept).equals(curves)
-    other = make_study([(metrics.COMPLETE, {}, scored(1, 1), [])], name="other")
+    other = make_study([(names.COMPLETE, {}, scored(1, 1), [])], name="other")
     assert load_study(other, kept).column("accuracy") == [1]
 
 
@@ -159,7 +159,7 @@ def test_an_empty_study_has_empty_tables(make_study: MakeStudy, tmp_path: Path) 
 def test_the_command_writes_both_tables(
     make_study: MakeStudy, storage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_study([(metrics.COMPLETE, {}, scored(50, 5), []), (metrics.STOPPED, {}, scored(5, 1), [])])
+    make_study([(names.COMPLETE, {}, scored(50, 5), []), (names.STOPPED, {}, scored(5, 1), [])])
     assert main(["demo", "--storage", str(storage)]) == 0
     assert "2 trials (1 complete, 1 stopped) · 4 values" in capsys.readouterr().out
     folder = storage / "demo" / "analysis"
@@ -170,7 +170,7 @@ def test_the_command_writes_both_tables(
 
 @pytest.mark.slow
 def test_a_server_gives_the_same_tables(make_study: MakeStudy, storage: Path, tmp_path: Path) -> None:
-    rows = [(metrics.COMPLETE, {"lr": 0.5}, scored(50, math.nan), []), (metrics.FAILED, {"lr": 1}, {}, [])]
+    rows = [(names.COMPLETE, {"lr": 0.5}, scored(50, math.nan), []), (names.FAILED, {"lr": 1}, {}, [])]
     ledger = make_study(rows)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

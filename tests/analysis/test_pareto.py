@@ -19,8 +19,8 @@ from pyarrow import parquet
 from analysis.geometry import hypervolume, nondominated
 from analysis.load import load_study
 from analysis.pareto import front_mask, main
-from study import metrics
-from study.errors import EXIT_BAD_INPUT, run_command
+from study import names
+from study.command import EXIT_BAD_INPUT, run_command
 from study.metrics import ACCURACY, ALIGNMENT, FAITHFULNESS, LOSS, PARAMETERS, SCORE
 
 TWO = (ACCURACY, FAITHFULNESS)
@@ -68,15 +68,15 @@ def test_hypervolumes_known_in_closed_form(points: list, objectives: tuple, volu
 
 def test_only_complete_trials_with_finite_objectives_are_on_the_front(make_study: MakeStudy) -> None:
     rows = [
-        (metrics.COMPLETE, {}, scored(50, 5), []),
-        (metrics.COMPLETE, {}, scored(50, 5), []),
-        (metrics.COMPLETE, {}, scored(40, 4), []),
-        (metrics.COMPLETE, {}, scored(90, math.nan), []),
-        (metrics.COMPLETE, {}, {"val/accuracy": 95.0}, []),
-        (metrics.STOPPED, {}, scored(99, 9), []),
-        (metrics.DIVERGED, {}, scored(99, 9), []),
-        (metrics.FAILED, {}, scored(99, math.inf), []),
-        (metrics.RUNNING, {}, scored(99, 9), []),
+        (names.COMPLETE, {}, scored(50, 5), []),
+        (names.COMPLETE, {}, scored(50, 5), []),
+        (names.COMPLETE, {}, scored(40, 4), []),
+        (names.COMPLETE, {}, scored(90, math.nan), []),
+        (names.COMPLETE, {}, {"val/accuracy": 95.0}, []),
+        (names.STOPPED, {}, scored(99, 9), []),
+        (names.DIVERGED, {}, scored(99, 9), []),
+        (names.FAILED, {}, scored(99, math.inf), []),
+        (names.RUNNING, {}, scored(99, 9), []),
     ]
     study = load_study(make_study(rows))
     assert front_mask(study).tolist() == [True, True] + [False] * 7
@@ -86,16 +86,16 @@ def test_only_complete_trials_with_finite_objectives_are_on_the_front(make_study
 
 def test_a_minimised_objective_is_minimised(make_study: MakeStudy) -> None:
     rows = [
-        (metrics.COMPLETE, {}, {"val/accuracy": 50, "val/loss": 2.0}, []),
-        (metrics.COMPLETE, {}, {"val/accuracy": 50, "val/loss": 1.0}, []),
-        (metrics.COMPLETE, {}, {"val/accuracy": 60, "val/loss": 3.0}, []),
+        (names.COMPLETE, {}, {"val/accuracy": 50, "val/loss": 2.0}, []),
+        (names.COMPLETE, {}, {"val/accuracy": 50, "val/loss": 1.0}, []),
+        (names.COMPLETE, {}, {"val/accuracy": 60, "val/loss": 3.0}, []),
     ]
     study = load_study(make_study(rows, objectives={"accuracy": "maximize", "loss": "minimize"}))
     assert front_mask(study).tolist() == [False, True, True]
 
 
 def test_one_scalarized_objective_has_its_best_trial_as_front(make_study: MakeStudy) -> None:
-    rows = [(metrics.COMPLETE, {}, {"val/accuracy": a, "val/loss": b}, []) for a, b in ((50, 1), (60, 20), (55, 2))]
+    rows = [(names.COMPLETE, {}, {"val/accuracy": a, "val/loss": b}, []) for a, b in ((50, 1), (60, 20), (55, 2))]
     both = {"accuracy": "maximize", "loss": "minimize"}
     study = load_study(make_study(rows, objectives=both, scalarize={"accuracy": 1.0, "loss": 2.0}))
     assert study.column("score") == [48, 20, 51]
@@ -107,9 +107,9 @@ def test_the_command_prints_and_writes_the_front(
     make_study: MakeStudy, storage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
-        (metrics.COMPLETE, {"reg_weight": 0.0, "reg_error": None, "lr": 0.1}, scored(60, 2), []),
-        (metrics.COMPLETE, {"reg_weight": 0.21, "reg_error": "cosine", "lr": 0.1}, scored(55, 6), []),
-        (metrics.STOPPED, {"reg_weight": 5.0, "reg_error": "mse", "lr": 0.1}, scored(10, -2), []),
+        (names.COMPLETE, {"reg_weight": 0.0, "reg_error": None, "lr": 0.1}, scored(60, 2), []),
+        (names.COMPLETE, {"reg_weight": 0.21, "reg_error": "cosine", "lr": 0.1}, scored(55, 6), []),
+        (names.STOPPED, {"reg_weight": 5.0, "reg_error": "mse", "lr": 0.1}, scored(10, -2), []),
     ]
     make_study(rows)
     assert main(["demo", "--storage", str(storage), "--json"]) == 0
@@ -131,13 +131,13 @@ def test_the_command_prints_and_writes_the_front(
 
 
 def test_a_front_of_one_says_so(make_study: MakeStudy, storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_study([(metrics.COMPLETE, {}, scored(60, 2), []), (metrics.COMPLETE, {}, scored(50, 1), [])])
+    make_study([(names.COMPLETE, {}, scored(60, 2), []), (names.COMPLETE, {}, scored(50, 1), [])])
     assert main(["demo", "--storage", str(storage), "--out", str(storage / "there")]) == 0
     assert "single point" in capsys.readouterr().out
     assert (storage / "there" / "front.png").exists()
 
 
-@pytest.mark.parametrize("rows", [[], [(metrics.FAILED, {"lr": 0.1}, {}, [])]])
+@pytest.mark.parametrize("rows", [[], [(names.FAILED, {"lr": 0.1}, {}, [])]])
 def test_a_study_without_complete_trials_is_no_error(
     rows: list, make_study: MakeStudy, storage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

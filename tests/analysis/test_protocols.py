@@ -8,17 +8,17 @@ from made_studies import MakeStudy, invented_table, scored
 from analysis.pareto import find_front, print_front
 from analysis.table import StudyTable, objectives_of, trials_table
 from analysis.twins import compare_pair, find_twins
-from study import metrics
+from study import names
 from study.ledger import TrialRecord
 
 
-def study_of(*protocols: str | None, state: str = metrics.COMPLETE) -> StudyTable:
+def study_of(*protocols: str | None, state: str = names.COMPLETE) -> StudyTable:
     """Trial i has accuracy and faithfulness i; λ is 0 for even trials, and nothing else differs."""
     spec = {"objectives": {"accuracy": "maximize", "faithfulness": "maximize"}}
     records = [
         TrialRecord(
             f"{i:032x}", i, 0, state, {"reg_weight": float(i % 2)}, scored(float(i), float(i)),
-            {} if protocol is None else {metrics.TAG_PROTOCOL: protocol}, 1000 * i, 1000 * i + 500,
+            {} if protocol is None else {names.TAG_PROTOCOL: protocol}, 1000 * i, 1000 * i + 500,
         )
         for i, protocol in enumerate(protocols)
     ]  # fmt: skip
@@ -48,7 +48,7 @@ def test_of_two_protocols_the_latest_has_the_front(capsys: pytest.CaptureFixture
 
 
 def test_trials_that_are_not_complete_have_no_part_in_it() -> None:
-    assert study_of("paper/1", "paper/2", state=metrics.STOPPED).other_protocol() == ["", ""]
+    assert study_of("paper/1", "paper/2", state=names.STOPPED).other_protocol() == ["", ""]
 
 
 def test_twins_of_two_protocols_do_not_compare(make_study: MakeStudy) -> None:

@@ -12,7 +12,7 @@ from made_studies import MakeStudy, scored
 from analysis.load import load_study
 from analysis.pareto import find_front, main
 from analysis.replicates import probabilities, single_seed_fronts
-from study import metrics
+from study import names
 from study.ledger import Ledger
 from study.metrics import ACCURACY, FAITHFULNESS
 
@@ -70,7 +70,7 @@ def repeated(make_study: MakeStudy) -> Ledger:
     for trial, (lr, seed, accuracy, faithfulness) in enumerate(runs):
         run = ledger.open_trial(trial, seed, {"lr": lr, "seed": seed, "data": {"source": f"/{trial}"}}, {})
         run.sync([{"epoch": 1, **scored(accuracy, faithfulness)}])
-        run.finish(metrics.COMPLETE)
+        run.finish(names.COMPLETE)
     return ledger
 
 

@@ -36,9 +36,9 @@ from analysis.report.trials import (
     wilson,
 )
 from benchmarks.synthetic import write_runs
-from study import metrics
+from study import metrics, names
+from study.command import EXIT_BAD_INPUT, run_command
 from study.config import DataConfig, EvaluationConfig, TrialConfig
-from study.errors import EXIT_BAD_INPUT, run_command
 from study.ledger import Ledger, default_tracking_uri, masked
 from study.ledger.records import flatten, parse
 from study.spec.study_spec import StudySpec, load_spec
@@ -168,13 +168,13 @@ def test_a_killed_command_leaves_the_old_page_or_none(storage: Path) -> None:
     ("rows", "objectives", "words"),
     [
         ([], None, "no trial is complete"),
-        ([(metrics.FAILED, {"lr": 0.1}, {}, [])], None, "1 failed"),
-        ([(metrics.RUNNING, {"lr": 0.1}, scored(1, 1), [])], None, "1 running"),
-        ([(metrics.COMPLETE, {"lr": 0.1}, scored(50, 5), [])], None, "at least as good as every other"),
-        ([(metrics.COMPLETE, {"lr": 0.1}, scored(50, math.nan), [])], None, "1 complete trial is not eligible"),
-        ([(metrics.COMPLETE, {"lr": 0.1 * i}, {"val/loss": 2.0 - i}, []) for i in (1, 2)], {"loss": "minimize"}, "0.2"),
+        ([(names.FAILED, {"lr": 0.1}, {}, [])], None, "1 failed"),
+        ([(names.RUNNING, {"lr": 0.1}, scored(1, 1), [])], None, "1 running"),
+        ([(names.COMPLETE, {"lr": 0.1}, scored(50, 5), [])], None, "at least as good as every other"),
+        ([(names.COMPLETE, {"lr": 0.1}, scored(50, math.nan), [])], None, "1 complete trial is not eligible"),
+        ([(names.COMPLETE, {"lr": 0.1 * i}, {"val/loss": 2.0 - i}, []) for i in (1, 2)], {"loss": "minimize"}, "0.2"),
         (
-            [(metrics.COMPLETE, {"lr": 0.1 * i}, {**scored(i, 9 - i), "val/loss": 2.0 - i}, []) for i in (1, 2, 3)],
+            [(names.COMPLETE, {"lr": 0.1 * i}, {**scored(i, 9 - i), "val/loss": 2.0 - i}, []) for i in (1, 2, 3)],
             {"accuracy": "maximize", "faithfulness": "maximize", "loss": "minimize"},
             "3 of 3 trials are not dominated",
         ),
@@ -194,8 +194,8 @@ def test_a_study_without_trials_is_no_error(
 
 def test_what_the_ledger_says_is_text(make_study: MakeStudy) -> None:
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
-    ledger = make_study([(metrics.COMPLETE, {"network": evil, "lr": x}, scored(x, 9 - x), []) for x in (1, 2)])
-    ledger.open_trial(2, 0, {"network": "tiny", "lr": 3}, {}).finish(metrics.FAILED, reason=evil)
+    ledger = make_study([(names.COMPLETE, {"network": evil, "lr": x}, scored(x, 9 - x), []) for x in (1, 2)])
+    ledger.open_trial(2, 0, {"network": "tiny", "lr": 3}, {}).finish(names.FAILED, reason=evil)
     page = made_of(ledger)
     assert evil in page.words and evil not in page.text
     assert page.text.count("<script") == 2 and "<img src=x" not in page.text
@@ -203,7 +203,7 @@ def test_what_the_ledger_says_is_text(make_study: MakeStudy) -> None:
 
 
 def test_bad_input_is_one_line(make_study: MakeStudy, storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_study([(metrics.COMPLETE, {}, scored(1, 1), [])])
+    make_study([(names.COMPLETE, {}, scored(1, 1), [])])
     (storage / "file").write_text("")
     for arguments in (["nothing"], ["demo", "--out", str(storage / "file")]):
         assert run_command(main, [*arguments, "--storage", str(storage)]) == EXIT_BAD_INPUT
@@ -258,11 +258,11 @@ def test_methods_have_five_parts_and_what_stands_for_them_alone(tmp_path: Path) 
 
 
 def test_the_page_says_what_faithfulness_is_and_under_which_protocol(make_study: MakeStudy, tmp_path: Path) -> None:
-    file = tmp_path / metrics.PER_IMAGE_FILE
+    file = tmp_path / names.PER_IMAGE_FILE
     made_per_image(file, [1, 0, 1], {"grad_cam": {}}, masked=2)
-    ledger = make_study([(metrics.COMPLETE, {"lr": 0.1}, scored(50, 0, **{metrics.TEMPERATURE: 1.25}), [file])])
+    ledger = make_study([(names.COMPLETE, {"lr": 0.1}, scored(50, 0, **{metrics.TEMPERATURE: 1.25}), [file])])
     (run_id,) = load_study(ledger).column("run_id")
-    ledger._client.set_tag(run_id, metrics.TAG_PROTOCOL, "paper/2")
+    ledger._client.set_tag(run_id, names.TAG_PROTOCOL, "paper/2")
     rows = dict(environment(load_study(ledger), {}, "here")["rows"])
     assert rows["protocol"].startswith("paper/2 with ") and metrics.FAITHFULNESS.describes in rows["faithfulness"]
     words = made_of(ledger).words
@@ -316,7 +316,7 @@ def test_a_chart_escapes_and_says_what_it_shows() -> None:
 def test_no_password_is_shown(make_study: MakeStudy) -> None:
     ledger = make_study([])
     typed = "python -m study.run --tracking-uri=https://me:secret@host:5000 --storage s3://key:secret@there/x"
-    ledger.open_study(fingerprint="f" * 64, spec=ledger.record().spec, tags={metrics.TAG_COMMAND: masked(typed)},
+    ledger.open_study(fingerprint="f" * 64, spec=ledger.record().spec, tags={names.TAG_COMMAND: masked(typed)},
                       artifact_location=None)  # fmt: skip
     study = load_study(ledger)
     content = collect(ledger, study, load_curves(ledger, study), None, typed, " --tracking-uri http://a:secret@h")

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from analysis.report import main
-from study import metrics
+from study import metrics, names
 from study.config import DataConfig, EvaluationConfig, TrialConfig
 from study.ledger import Ledger, create_store, default_tracking_uri
 
@@ -54,8 +54,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # The twin of the first is nowhere worse, so that both are on the front.
         trial.history[-1]["val/accuracy"] = 50.0 - 10 * number
         run.sync(trial.history)
-        run.finish(metrics.COMPLETE, scores=trial.history[-1], files=trial.export(trial.folder))
-    ledger.open_trial(2, 0, {"network": "tiny", "reg_weight": 1.0}, {}).finish(metrics.STOPPED, reason="rung 1")
+        run.finish(names.COMPLETE, scores=trial.history[-1], files=trial.export(trial.folder))
+    ledger.open_trial(2, 0, {"network": "tiny", "reg_weight": 1.0}, {}).finish(names.STOPPED, reason="rung 1")
     assert main(["demo", "--storage", str(storage)]) == 0
     return storage / "demo" / "report.html"
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from analysis.load import load_study
 from analysis.report.thumbnails import Gallery, make_gallery
-from study import metrics
+from study import names
 from study.config import DataConfig, EvaluationConfig, TrialConfig
 from study.data import open_dataset
 from study.data.augment import normalize
@@ -36,7 +36,7 @@ def saved(folder: Path) -> list[Path]:
         "std": list(data.std), "config": CONFIG.to_dict(), "data_fingerprint": data.fingerprint,
     }  # fmt: skip
     save_model(folder, build("tiny", data.n_classes), card)
-    return [folder / metrics.MODEL_FILE, folder / metrics.MODEL_CONFIG_FILE]
+    return [folder / names.MODEL_FILE, folder / names.MODEL_CONFIG_FILE]
 
 
 def pixels(uri: str) -> np.ndarray:
@@ -45,7 +45,7 @@ def pixels(uri: str) -> np.ndarray:
 
 def test_maps_lie_over_the_first_images_of_six_classes(make_study: MakeStudy, tmp_path: Path) -> None:
     files = saved(tmp_path / "network")
-    rows = [(metrics.COMPLETE, CONFIG.to_dict(), scored(1, 1), f) for f in (files, [])]
+    rows = [(names.COMPLETE, CONFIG.to_dict(), scored(1, 1), f) for f in (files, [])]
     ledger = make_study(rows)
     gallery = make_gallery(ledger, load_study(ledger), [0, 1], None)
     assert isinstance(gallery, Gallery)
@@ -67,12 +67,12 @@ def test_maps_lie_over_the_first_images_of_six_classes(make_study: MakeStudy, tm
 
 
 def test_without_a_single_network_it_says_why(make_study: MakeStudy) -> None:
-    ledger = make_study([(metrics.COMPLETE, {}, scored(1, 1), [])])
+    ledger = make_study([(names.COMPLETE, {}, scored(1, 1), [])])
     assert "cannot be had" in str(make_gallery(ledger, load_study(ledger), [0], None))
 
 
 def test_other_images_are_refused_and_said(make_study: MakeStudy, tmp_path: Path) -> None:
-    ledger = make_study([(metrics.COMPLETE, CONFIG.to_dict(), scored(1, 1), saved(tmp_path / "network"))])
+    ledger = make_study([(names.COMPLETE, CONFIG.to_dict(), scored(1, 1), saved(tmp_path / "network"))])
     assert str(tmp_path / "none") in str(make_gallery(ledger, load_study(ledger), [0], str(tmp_path / "none")))
 
 

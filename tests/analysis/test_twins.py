@@ -11,7 +11,7 @@ from made_studies import MakeStudy, invented_table, made_per_image, scored
 from analysis.load import load_study
 from analysis.pareto import front_mask, main
 from analysis.twins import Pair, compare_pair, find_twins, label
-from study import metrics
+from study import metrics, names
 from study.errors import InputError
 from study.faithfulness.report import read_per_image
 from study.faithfulness.statistics import Difference, bootstrap_means, compare, image_scores, over_pairs
@@ -27,14 +27,14 @@ def params(weight: float, **more: object) -> dict[str, object]:
 
 def test_a_twin_differs_in_lambda_alone(make_study: MakeStudy) -> None:
     rows = [
-        (metrics.COMPLETE, params(0.5), scored(50, 9), []),
-        (metrics.COMPLETE, params(0.0, lr=0.2), scored(1, 1), []),
-        (metrics.STOPPED, params(0.0), scored(1, 1), []),
-        (metrics.COMPLETE, params(0.0, data={"source": "/elsewhere"}), scored(1, 1), []),
-        (metrics.COMPLETE, params(0.0), scored(1, 1), []),
-        (metrics.COMPLETE, params(0.3, network="small"), scored(60, 8), []),
-        (metrics.COMPLETE, params(0.0), scored(70, 1), []),
-        (metrics.COMPLETE, params(0.4), scored(2, 2), []),
+        (names.COMPLETE, params(0.5), scored(50, 9), []),
+        (names.COMPLETE, params(0.0, lr=0.2), scored(1, 1), []),
+        (names.STOPPED, params(0.0), scored(1, 1), []),
+        (names.COMPLETE, params(0.0, data={"source": "/elsewhere"}), scored(1, 1), []),
+        (names.COMPLETE, params(0.0), scored(1, 1), []),
+        (names.COMPLETE, params(0.3, network="small"), scored(60, 8), []),
+        (names.COMPLETE, params(0.0), scored(70, 1), []),
+        (names.COMPLETE, params(0.4), scored(2, 2), []),
     ]
     study = load_study(make_study(rows))
     assert find_twins(study, front_mask(study)) == [Pair(0, 3), Pair(5, None)]
@@ -128,11 +128,11 @@ def test_pareto_reports_pairs_from_the_ledgers_artifacts(
     for i, (weight, gain, accuracy, lr) in enumerate(
         ((0.5, 10, 60, 0.1), (0.0, 0, 50, 0.1), (0.2, 5, 65, 0.3), (0.0, 0, 50, 0.3))
     ):
-        file = tmp_path / str(i) / metrics.PER_IMAGE_FILE
+        file = tmp_path / str(i) / names.PER_IMAGE_FILE
         better = base + gain + rng.normal(size=N)
         made_per_image(file, correct, {"grad_cam": {FAITHFULNESS_OF: better}}, masked=N - 10)
         faithfulness = float(image_scores(read_per_image(file))["faithfulness"].mean())
-        rows.append((metrics.COMPLETE, params(weight, lr=lr), scored(accuracy, faithfulness), [file]))
+        rows.append((names.COMPLETE, params(weight, lr=lr), scored(accuracy, faithfulness), [file]))
     make_study(rows)
     assert main(["demo", "--storage", str(storage)]) == 0
     out = capsys.readouterr().out
@@ -149,9 +149,9 @@ def test_pareto_reports_pairs_from_the_ledgers_artifacts(
 def test_scores_that_the_ledger_contradicts_are_not_compared(
     make_study: MakeStudy, storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / metrics.PER_IMAGE_FILE
+    file = tmp_path / names.PER_IMAGE_FILE
     made_per_image(file, [1, 0], {"grad_cam": {}})
-    make_study([(metrics.COMPLETE, params(w), scored(50 + w, 5), [file]) for w in (0.5, 0.0)])
+    make_study([(names.COMPLETE, params(w), scored(50 + w, 5), [file]) for w in (0.5, 0.0)])
     assert main(["demo", "--storage", str(storage)]) == 0
     assert "not comparable: trial 0: its per-image scores give faithfulness 0.000, the ledger says 5.000" in (
         capsys.readouterr().out
@@ -159,16 +159,16 @@ def test_scores_that_the_ledger_contradicts_are_not_compared(
 
 
 def test_scores_under_two_protocols_are_not_compared(make_study: MakeStudy, tmp_path: Path) -> None:
-    file = tmp_path / metrics.PER_IMAGE_FILE
+    file = tmp_path / names.PER_IMAGE_FILE
     made_per_image(file, [1, 0], {"grad_cam": {}})
-    ledger = make_study([(metrics.COMPLETE, params(w), scored(50 + w, 0), [file]) for w in (0.5, 0.0)])
+    ledger = make_study([(names.COMPLETE, params(w), scored(50 + w, 0), [file]) for w in (0.5, 0.0)])
     assert compare_pair(ledger, load_study(ledger), Pair(0, 1)).differences is not None
     run_ids = load_study(ledger).column("run_id")
     for run_id, protocol in zip(run_ids, ("paper/2", "paper/1"), strict=True):
-        ledger._client.set_tag(run_id, metrics.TAG_PROTOCOL, protocol)
+        ledger._client.set_tag(run_id, names.TAG_PROTOCOL, protocol)
     study = load_study(ledger)
     assert study.column("protocol") == ["paper/2", "paper/1"]
     compared = compare_pair(ledger, study, Pair(0, 1))
     assert compared.differences is None and "scored under paper/2 and paper/1" in compared.why_not
-    ledger._client.set_tag(run_ids[1], metrics.TAG_PROTOCOL, "paper/2")
+    ledger._client.set_tag(run_ids[1], names.TAG_PROTOCOL, "paper/2")
     assert compare_pair(ledger, load_study(ledger), Pair(0, 1)).differences is not None

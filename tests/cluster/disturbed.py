@@ -15,7 +15,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from study import metrics
+from study import names
 from study.training.checkpoint import load_checkpoint
 from tests.cluster.lab import SHARED, Lab, wait_until
 from tests.e2e.books import check_books, check_undisturbed
@@ -81,14 +81,14 @@ class Disturbed:
 
     def saved(self, trial: int) -> int:
         """Epochs in the trial's checkpoint."""
-        file = self.folder / "trials" / f"{trial:04d}" / metrics.CHECKPOINT_FILE
+        file = self.folder / "trials" / f"{trial:04d}" / names.CHECKPOINT_FILE
         return len(load_checkpoint(file).header["history"]) if file.exists() else 0
 
     def running(self, machine: str | None = None) -> list[int]:
         """Trials that the ledger has as running (there)."""
         query = "select n.value, h.value from tags n join tags h using (run_uuid) join tags s using (run_uuid) "
-        query += f"where n.key = '{metrics.TAG_TRIAL}' and h.key = '{metrics.TAG_HOST}' and s.key = "
-        query += f"'{metrics.TAG_STATE}' and s.value = '{metrics.RUNNING}'"
+        query += f"where n.key = '{names.TAG_TRIAL}' and h.key = '{names.TAG_HOST}' and s.key = "
+        query += f"'{names.TAG_STATE}' and s.value = '{names.RUNNING}'"
         try:
             with contextlib.closing(sqlite3.connect(f"file:{self.lab.shared}/mlflow.db?mode=ro", uri=True)) as db:
                 rows = db.execute(query).fetchall()
@@ -99,7 +99,7 @@ class Disturbed:
     def lost(self) -> list[int]:
         """Trials whose machine was lost, as the study's own notes have it."""
         try:
-            lines = (self.folder / metrics.EVENTS_FILE).read_text().splitlines()
+            lines = (self.folder / names.EVENTS_FILE).read_text().splitlines()
         except OSError:
             return []
         return sorted(event["trial"] for event in map(json.loads, lines) if event["event"] == "machine lost")
@@ -204,7 +204,7 @@ class Disturbed:
 
         def files_of(run: Any) -> set[str]:
             place = Path(run.info.artifact_uri.removeprefix("file:")).relative_to(SHARED)
-            return {file.name for file in (self.lab.shared / place / metrics.CHECKPOINT_ARTIFACTS).iterdir()}
+            return {file.name for file in (self.lab.shared / place / names.CHECKPOINT_ARTIFACTS).iterdir()}
 
         check_books(client, self.folder, trials=trials, epochs=epochs, files_of=files_of)
         check_undisturbed(client, self.folder, work, trials=trials)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from study import metrics
+from study import names
 from study.cluster.submit import EXIT_LOST
 from study.ledger import credentials
 from tests.cluster.lab import CLUSTER_FILE, SHARED, Lab, cluster, missing, wait_until
@@ -96,10 +96,10 @@ def test_every_trial_is_in_the_ledger_once_and_two_machines_took_part(lab: Lab) 
     with sqlite3.connect(lab.shared / "mlflow.db") as ledger:
         rows = ledger.execute(
             "select k.value, h.value, s.value from tags k join tags h using (run_uuid) join tags s using (run_uuid) "
-            f"where k.key = '{metrics.TAG_KEY}' and h.key = '{metrics.TAG_HOST}' and s.key = '{metrics.TAG_STATE}'"
+            f"where k.key = '{names.TAG_KEY}' and h.key = '{names.TAG_HOST}' and s.key = '{names.TAG_STATE}'"
         ).fetchall()
     assert sorted(key for key, _, _ in rows) == [f"lab/{n}/0" for n in range(6)]
-    assert {state for _, _, state in rows} == {metrics.COMPLETE}
+    assert {state for _, _, state in rows} == {names.COMPLETE}
     assert {host for _, host, _ in rows} == {"10.0.0.2", "10.0.0.3"}
 
 
@@ -166,7 +166,7 @@ def test_ray_down_stops_the_head_and_the_results_stay(lab: Lab) -> None:
     laptop = lab["laptop"]
     laptop.run(f"cd ~/study && ray down -y {CLUSTER_FILE}")
     assert 6379 not in ports(lab, "head")
-    assert (lab.shared / "lab" / "trials" / "0000" / metrics.MODEL_FILE).exists()
+    assert (lab.shared / "lab" / "trials" / "0000" / names.MODEL_FILE).exists()
     down = laptop.run(f"cd ~/study && python -m study.run lab.yaml --cluster {CLUSTER_FILE}", check=False)
     assert down.returncode == 2 and "no head is running" in down.stdout
     table = lab["head"].run(f"cd ~/study && .venv/bin/python -m analysis.pareto lab --storage {SHARED}")

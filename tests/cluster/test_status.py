@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from study import metrics
+from study import names
 from study.errors import InputError
 from study.ledger import TrialRecord
 from study.status import events, machine_lines, main, study_lines
@@ -22,7 +22,7 @@ def trial(number: int, state: str, start: float, end: float | None, epochs: int 
         state,
         {},
         {"epoch": float(epochs)},
-        {metrics.TAG_HOST: "10.0.0.2"},
+        {names.TAG_HOST: "10.0.0.2"},
         int(start * 1000),
         ended,
     )
@@ -30,21 +30,21 @@ def trial(number: int, state: str, start: float, end: float | None, epochs: int 
 
 def test_throughput_counts_the_last_hour_and_ends_with_the_study() -> None:
     trials = [
-        trial(0, metrics.COMPLETE, 0, 600),
-        trial(1, metrics.STOPPED, 0, 5000, 2),
-        trial(2, metrics.COMPLETE, 0, 7200),
+        trial(0, names.COMPLETE, 0, 600),
+        trial(1, names.STOPPED, 0, 5000, 2),
+        trial(2, names.COMPLETE, 0, 7200),
     ]
     lines = study_lines("s", trials, Counter({"machine lost": 2, "error": 1}), now=1e6)
     assert "  trials        3: 2 complete, 1 stopped" in lines
     assert any("2 trials and 6 epochs an hour, over the last 60 min" in line for line in lines)
     assert "  failures      1 error" in lines
     assert any(line.endswith("2 trials lost their machine and went on elsewhere") for line in lines)
-    running = [*trials, trial(3, metrics.RUNNING, 7000, None)]
+    running = [*trials, trial(3, names.RUNNING, 7000, None)]
     assert any("1 trials and 4 epochs an hour" in line for line in study_lines("s", running, Counter(), now=9000.0))
 
 
 def test_a_study_without_an_ended_trial_has_no_throughput() -> None:
-    lines = study_lines("s", [trial(0, metrics.RUNNING, 0, None)], Counter(), now=10.0)
+    lines = study_lines("s", [trial(0, names.RUNNING, 0, None)], Counter(), now=10.0)
     assert not any("throughput" in line for line in lines) and "  failures      none" in lines
 
 
@@ -66,7 +66,7 @@ def test_a_lost_machine_is_shown_where_trials_were_and_once_when_it_is_back() ->
 
 def test_events_of_a_killed_session_are_read_up_to_the_broken_line(tmp_path: Path) -> None:
     assert events(tmp_path) == Counter()
-    (tmp_path / metrics.EVENTS_FILE).write_text('{"event": "error"}\n{"event": "error"}\n{"eve')
+    (tmp_path / names.EVENTS_FILE).write_text('{"event": "error"}\n{"event": "error"}\n{"eve')
     assert events(tmp_path) == Counter({"error": 2})
 
 

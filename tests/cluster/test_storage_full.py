@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from study import metrics
+from study import names
 from tests.e2e.books import check_books, check_undisturbed
 
 pytestmark = [
@@ -65,7 +65,7 @@ def test_a_full_storage_stops_the_study_and_the_same_command_continues_it(tmp_pa
 
     def files_of(run: Any) -> set[str]:
         place = run.info.artifact_uri.removeprefix((tmp_path / "results").as_uri()).lstrip("/")
-        return {file.name for file in (tmp_path / "kept" / place / metrics.CHECKPOINT_ARTIFACTS).iterdir()}
+        return {file.name for file in (tmp_path / "kept" / place / names.CHECKPOINT_ARTIFACTS).iterdir()}
 
     check_books(client, folder, trials=3, epochs=4, files_of=files_of)
     check_undisturbed(client, folder, tmp_path / "peace", trials=3)

@@ -11,12 +11,12 @@ import optuna
 import torch
 from mlflow import MlflowClient
 
-from study import metrics
+from study import metrics, names
 from study.config import TrialConfig
 from study.training.checkpoint import load_checkpoint
 from study.trial.trial import Trial
 
-SHIPPED = {metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE, metrics.PER_IMAGE_FILE}
+SHIPPED = {names.MODEL_FILE, names.MODEL_CONFIG_FILE, names.PER_IMAGE_FILE}
 _TIMES = {metrics.EPOCH_SECONDS, metrics.EVALUATION_SECONDS, metrics.IMAGE_SECONDS}
 
 
@@ -28,22 +28,22 @@ def check_books(
     ``folder`` is the study's; ``files_of`` a run's artifacts among those of its network.
     """
     name = folder.name
-    asked = optuna.load_study(study_name=name, storage=f"sqlite:///{folder / metrics.OPTUNA_FILE}").trials
+    asked = optuna.load_study(study_name=name, storage=f"sqlite:///{folder / names.OPTUNA_FILE}").trials
     assert [t.state.name for t in asked] == ["COMPLETE"] * trials
     experiment = client.get_experiment_by_name(name)
     assert experiment is not None
-    runs = [r for r in client.search_runs([experiment.experiment_id]) if r.data.tags[metrics.TAG_ROLE] == "trial"]
-    assert sorted(r.data.tags[metrics.TAG_KEY] for r in runs) == sorted(f"{name}/{n}/0" for n in range(trials))
+    runs = [r for r in client.search_runs([experiment.experiment_id]) if r.data.tags[names.TAG_ROLE] == "trial"]
+    assert sorted(r.data.tags[names.TAG_KEY] for r in runs) == sorted(f"{name}/{n}/0" for n in range(trials))
     for run in runs:
-        values = asked[int(run.data.tags[metrics.TAG_TRIAL])].values
-        assert run.info.status == "FINISHED" and run.data.tags[metrics.TAG_STATE] == metrics.COMPLETE
+        values = asked[int(run.data.tags[names.TAG_TRIAL])].values
+        assert run.info.status == "FINISHED" and run.data.tags[names.TAG_STATE] == names.COMPLETE
         assert values == [run.data.metrics[m.ledger_name] for m in (metrics.ACCURACY, metrics.FAITHFULNESS)]
         for series in (metrics.TRAIN_LOSS, metrics.ACCURACY.ledger_name, "epoch"):
             history = client.get_metric_history(run.info.run_id, series)
             assert [m.step for m in history] == list(range(1, epochs + 1)), "complete, in order, once"
             assert [m.timestamp for m in history] == sorted(m.timestamp for m in history)
         assert files_of(run) >= SHIPPED
-    left = list((folder / "trials").glob(f"*/{metrics.JOURNAL}*"))
+    left = list((folder / "trials").glob(f"*/{names.JOURNAL}*"))
     assert left == [], "the journal is empty"
 
 
@@ -54,12 +54,12 @@ def check_undisturbed(client: MlflowClient, folder: Path, work: Path, *, trials:
     """
     experiment = client.get_experiment_by_name(folder.name)
     assert experiment is not None
-    found = client.search_runs([experiment.experiment_id], f"tags.`{metrics.TAG_ROLE}` = 'trial'")
-    runs = {int(run.data.tags[metrics.TAG_TRIAL]): run for run in found}
+    found = client.search_runs([experiment.experiment_id], f"tags.`{names.TAG_ROLE}` = 'trial'")
+    runs = {int(run.data.tags[names.TAG_TRIAL]): run for run in found}
     assert sorted(runs) == list(range(trials))
     torch.set_num_threads(1)
     for number, run in runs.items():
-        disturbed = load_checkpoint(folder / "trials" / f"{number:04d}" / metrics.CHECKPOINT_FILE)
+        disturbed = load_checkpoint(folder / "trials" / f"{number:04d}" / names.CHECKPOINT_FILE)
         peace = Trial(TrialConfig.from_dict(disturbed.header["config"]), work / str(number), device=torch.device("cpu"))
         while not peace.finished:
             peace.step()
@@ -68,7 +68,7 @@ def check_undisturbed(client: MlflowClient, folder: Path, work: Path, *, trials:
             assert torch.equal(disturbed.model[tensor], expected), f"trial {number}: {tensor}"
         final = _without_times(peace.history[-1])
         assert {name: run.data.metrics[name] for name in final} == final
-        card = json.loads((folder / "trials" / f"{number:04d}" / metrics.MODEL_CONFIG_FILE).read_text())
+        card = json.loads((folder / "trials" / f"{number:04d}" / names.MODEL_CONFIG_FILE).read_text())
         assert _without_times(card["scores"]) == final
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
-from study import metrics
+from study import metrics, names
 from study.faithfulness.protocols import PROTOCOLS
 from tests.e2e.test_study import run
 
@@ -46,7 +46,7 @@ def test_two_networks(folder: Path) -> None:
     assert table.num_rows == 40
     mean = sum(table["grad_cam/average_drop"].to_pylist()) / 40
     assert mean == pytest.approx(first["methods"]["grad_cam"]["parts"]["average_drop"])
-    card = json.loads((folder / "regularized" / metrics.MODEL_CONFIG_FILE).read_text())
+    card = json.loads((folder / "regularized" / names.MODEL_CONFIG_FILE).read_text())
     assert first["temperature"] == card["temperature"] and second["temperature"] != first["temperature"]
     assert first["candidates"].keys() == {m.name for m in metrics.CANDIDATES}
     assert first["scores"][metrics.FAITHFULNESS.ledger_name] == first["faithfulness"]
@@ -60,9 +60,9 @@ def test_two_networks(folder: Path) -> None:
 def test_a_card_without_temperature_gets_one_and_no_scored_image_helps(folder: Path) -> None:
     old = folder / "old"
     old.mkdir()
-    (old / metrics.MODEL_FILE).write_bytes((folder / "plain" / metrics.MODEL_FILE).read_bytes())
-    card = json.loads((folder / "plain" / metrics.MODEL_CONFIG_FILE).read_text())
-    (old / metrics.MODEL_CONFIG_FILE).write_text(json.dumps({**card, "temperature": None}))
+    (old / names.MODEL_FILE).write_bytes((folder / "plain" / names.MODEL_FILE).read_bytes())
+    card = json.loads((folder / "plain" / names.MODEL_CONFIG_FILE).read_text())
+    (old / names.MODEL_CONFIG_FILE).write_text(json.dumps({**card, "temperature": None}))
     done = run(folder, "study.evaluate", "old", "--images", "20", "--masking-images", "8", "--methods", "grad_cam",
                "--gallery", "", "--out", "without")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -105,10 +105,10 @@ def test_bad_input_is_one_line(folder: Path, arguments: list[str], said: str) ->
 
 
 def test_a_tampered_network_is_refused(folder: Path, tmp_path: Path) -> None:
-    for name in (metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE):
+    for name in (names.MODEL_FILE, names.MODEL_CONFIG_FILE):
         (tmp_path / name).write_bytes((folder / "plain" / name).read_bytes())
-    weights = bytearray((tmp_path / metrics.MODEL_FILE).read_bytes())
+    weights = bytearray((tmp_path / names.MODEL_FILE).read_bytes())
     weights[-1] ^= 1
-    (tmp_path / metrics.MODEL_FILE).write_bytes(weights)
+    (tmp_path / names.MODEL_FILE).write_bytes(weights)
     done = run(folder, "study.evaluate", str(tmp_path))
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from study import metrics
+from study import names
 from tests.e2e.books import check_books
 from tests.e2e.test_study import SPEC, environment, workers
 
@@ -130,7 +130,7 @@ def test_nothing_is_lost_or_doubled(tmp_path: Path, kills: int, trials: int) -> 
     try:
         folder = tmp_path / "results/k/trials/0000"
         deadline = time.monotonic() + 240
-        while not (folder / metrics.CHECKPOINT_FILE).exists():
+        while not (folder / names.CHECKPOINT_FILE).exists():
             assert processes.driver.poll() is None and time.monotonic() < deadline
             time.sleep(0.2)
         disturb(processes, kinds, rng)
@@ -148,5 +148,5 @@ def test_nothing_is_lost_or_doubled(tmp_path: Path, kills: int, trials: int) -> 
 
 
 def files_of(client: MlflowClient, run: Any) -> set[str]:
-    there = client.list_artifacts(run.info.run_id, metrics.CHECKPOINT_ARTIFACTS)
+    there = client.list_artifacts(run.info.run_id, names.CHECKPOINT_ARTIFACTS)
     return {file.path.rpartition("/")[2] for file in there}

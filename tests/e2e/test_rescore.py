@@ -11,7 +11,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from study import metrics
+from study import metrics, names
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
@@ -36,7 +36,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def values(folder: Path) -> list[list[float]]:
-    storage = f"sqlite:///{folder}/results/k/{metrics.OPTUNA_FILE}"
+    storage = f"sqlite:///{folder}/results/k/{names.OPTUNA_FILE}"
     return [t.values for t in optuna.load_study(study_name="k", storage=storage).trials]
 
 
@@ -45,13 +45,13 @@ def test_a_study_of_another_protocol_is_scored_again_and_continued(tmp_path: Pat
     first = run(tmp_path, "study.run", "k.yaml")
     assert first.returncode == 0, first.stderr
     before = values(tmp_path)
-    client = MlflowClient(f"sqlite:///{tmp_path}/results/{metrics.LEDGER_FILE}")
+    client = MlflowClient(f"sqlite:///{tmp_path}/results/{names.LEDGER_FILE}")
     experiment = client.get_experiment_by_name("k")
     assert experiment is not None
-    trials = client.search_runs([experiment.experiment_id], f"tags.`{metrics.TAG_ROLE}` = 'trial'")
+    trials = client.search_runs([experiment.experiment_id], f"tags.`{names.TAG_ROLE}` = 'trial'")
     for trial in trials:
-        assert trial.data.tags[metrics.TAG_PROTOCOL] == metrics.protocol_identity("paper")
-        client.set_tag(trial.info.run_id, metrics.TAG_PROTOCOL, "paper/1")
+        assert trial.data.tags[names.TAG_PROTOCOL] == metrics.protocol_identity("paper")
+        client.set_tag(trial.info.run_id, names.TAG_PROTOCOL, "paper/1")
 
     refused = run(tmp_path, "study.run", "k.yaml", "--trials", "3")
     assert refused.returncode == 2, refused.stderr

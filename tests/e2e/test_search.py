@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from optuna.trial import FrozenTrial
 
-from study import metrics
+from study import metrics, names
 from study.search.rungs import Rungs
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ def test_stopped_trials_are_pruned_and_diverged_ones_fail_and_none_runs_for_ever
     states = [t.state.name for t in trials]
     assert len(trials) == 8 and "RUNNING" not in states
     by_lr = {t.params["lr"]: t for t in trials if t.params["reg_weight"] == 0.1}
-    assert by_lr[1000].state.name == "FAIL" and by_lr[1000].user_attrs["state"] == metrics.DIVERGED
+    assert by_lr[1000].state.name == "FAIL" and by_lr[1000].user_attrs["state"] == names.DIVERGED
     pruned = [t for t in trials if t.state.name == "PRUNED"]
     assert pruned and all(list(t.user_attrs["rungs"]) == ["1"] and t.values is None for t in pruned)
     assert trials[0].state.name == "COMPLETE", "the lambda = 0 baseline is trained to the end"
@@ -88,18 +88,18 @@ def test_stopped_trials_are_pruned_and_diverged_ones_fail_and_none_runs_for_ever
     experiment = client.get_experiment_by_name("s")
     assert experiment is not None
     runs = {
-        r.data.tags[metrics.TAG_TRIAL]: r
+        r.data.tags[names.TAG_TRIAL]: r
         for r in client.search_runs([experiment.experiment_id])
-        if r.data.tags[metrics.TAG_ROLE] == "trial"
+        if r.data.tags[names.TAG_ROLE] == "trial"
     }
     assert len(runs) == 8
-    names = {"COMPLETE": metrics.COMPLETE, "PRUNED": metrics.STOPPED, "FAIL": metrics.DIVERGED}
+    state_of = {"COMPLETE": names.COMPLETE, "PRUNED": names.STOPPED, "FAIL": names.DIVERGED}
     for trial in trials:
         tags = runs[str(trial.number)].data.tags
-        assert tags[metrics.TAG_STATE] == names[trial.state.name]
+        assert tags[names.TAG_STATE] == state_of[trial.state.name]
         if trial.state.name == "PRUNED":
             history = client.get_metric_history(runs[str(trial.number)].info.run_id, metrics.TRAIN_LOSS)
-            assert [m.step for m in history] == [1] and tags[metrics.TAG_STOPPED_AFTER] == "1"
+            assert [m.step for m in history] == [1] and tags[names.TAG_STOPPED_AFTER] == "1"
 
 
 def test_no_point_is_run_twice(folder: Path) -> None:

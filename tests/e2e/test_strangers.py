@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from analysis import verify
-from study import evaluate, metrics, train
-from study.errors import EXIT_BAD_INPUT, run_command
+from study import evaluate, names, train
+from study.command import EXIT_BAD_INPUT, run_command
 from study.training import checkpoint as checkpoint_module
 from tests.payload import Payload
 
@@ -110,15 +110,15 @@ def test_weights_that_are_code_are_never_executed(
     kind: str, received: Path, payload: Payload, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = WEIGHTS[kind](payload)
-    (received / metrics.MODEL_FILE).write_bytes(content)
-    card = json.loads((received / metrics.MODEL_CONFIG_FILE).read_text())
+    (received / names.MODEL_FILE).write_bytes(content)
+    card = json.loads((received / names.MODEL_CONFIG_FILE).read_text())
     card["sha256"] = hashlib.sha256(content).hexdigest()
-    (received / metrics.MODEL_CONFIG_FILE).write_text(json.dumps(card))
-    assert metrics.MODEL_FILE in refused(evaluate.main, evaluation(received), capsys, payload)
+    (received / names.MODEL_CONFIG_FILE).write_text(json.dumps(card))
+    assert names.MODEL_FILE in refused(evaluate.main, evaluation(received), capsys, payload)
 
-    (received / metrics.CHECKPOINT_FILE).write_bytes(content)
+    (received / names.CHECKPOINT_FILE).write_bytes(content)
     line = refused(train.main, [*TRAIN, "--out", str(received)], capsys, payload)
-    assert f"{metrics.CHECKPOINT_FILE}: damaged, or not a checkpoint" in line
+    assert f"{names.CHECKPOINT_FILE}: damaged, or not a checkpoint" in line
 
 
 @pytest.mark.parametrize("kind", ["pickle", "torch"])
@@ -150,8 +150,8 @@ CARDS: dict[str, Callable[[dict], object]] = {
 
 @pytest.mark.parametrize("kind", CARDS)
 def test_a_card_that_lies_is_refused(kind: str, received: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    card = json.loads((received / metrics.MODEL_CONFIG_FILE).read_text())
-    (received / metrics.MODEL_CONFIG_FILE).write_text(json.dumps(CARDS[kind](card)))
+    card = json.loads((received / names.MODEL_CONFIG_FILE).read_text())
+    (received / names.MODEL_CONFIG_FILE).write_text(json.dumps(CARDS[kind](card)))
     start = time.monotonic()
     refused(evaluate.main, evaluation(received), capsys, None)
     assert time.monotonic() - start < 20
@@ -159,7 +159,7 @@ def test_a_card_that_lies_is_refused(kind: str, received: Path, capsys: pytest.C
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "9" * 10_000, "\x00", ""])
 def test_a_card_that_is_a_bomb_is_refused(text: str, received: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (received / metrics.MODEL_CONFIG_FILE).write_text(text)
+    (received / names.MODEL_CONFIG_FILE).write_text(text)
     assert "not the description of a saved model" in refused(evaluate.main, evaluation(received), capsys, None)
     (received / "manifest.json").write_text(text)
     assert "not the manifest of an export" in refused(verify.main, [str(received)], capsys, None)
@@ -172,14 +172,14 @@ def test_a_card_cannot_send_the_book_of_looks_elsewhere(
     """The look at the test split is noted in the folder of the study that the card names: inside the results only."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "results").mkdir()
-    card = json.loads((received / metrics.MODEL_CONFIG_FILE).read_text())
-    (received / metrics.MODEL_CONFIG_FILE).write_text(json.dumps({**card, "study": study, "run_id": "1" * 32}))
+    card = json.loads((received / names.MODEL_CONFIG_FILE).read_text())
+    (received / names.MODEL_CONFIG_FILE).write_text(json.dumps({**card, "study": study, "run_id": "1" * 32}))
     options = ["--split", "test", "--storage", str(tmp_path / "results")]
     if study == 7:  # as good a name as any: of a study that is not here
         assert run_command(evaluate.main, evaluation(received, *options)) == 0
     else:
         assert "study" in refused(evaluate.main, evaluation(received, *options), capsys, None)
-    assert not list(tmp_path.rglob(metrics.TEST_LOG_FILE))
+    assert not list(tmp_path.rglob(names.TEST_LOG_FILE))
 
 
 HEADERS: dict[str, object] = {
@@ -197,14 +197,14 @@ HEADERS: dict[str, object] = {
 @pytest.mark.parametrize("kind", HEADERS)
 def test_a_checkpoint_that_lies_is_not_continued(kind: str, received: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever writes a checkpoint can write its checksum too."""
-    file = received / metrics.CHECKPOINT_FILE
+    file = received / names.CHECKPOINT_FILE
     true = checkpoint_module.load_checkpoint(file)
     tensors = {f"model/{k}": v for k, v in true.model.items()} | {f"momentum/{k}": v for k, v in true.momentum.items()}
     lie = HEADERS[kind]
     header = {**true.header, **lie} if isinstance(lie, dict) and lie else lie
     file.write_bytes(checkpoint_module._serialize(tensors, header))  # type: ignore[arg-type]
     before = file.read_bytes()
-    assert metrics.CHECKPOINT_FILE in refused(train.main, [*TRAIN, "--out", str(received)], capsys, None)
+    assert names.CHECKPOINT_FILE in refused(train.main, [*TRAIN, "--out", str(received)], capsys, None)
     assert file.read_bytes() == before
 
 

@@ -20,7 +20,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 
-from study import metrics
+from study import metrics, names
 from tests.e2e.browser import require_chromium, text_of
 
 ROOT = Path(__file__).parents[2]
@@ -66,9 +66,9 @@ def ledger_runs(folder: Path) -> dict[str, object]:
     experiment = client.get_experiment_by_name("k")
     assert experiment is not None
     everything = client.search_runs([experiment.experiment_id])
-    assert len([r for r in everything if r.data.tags[metrics.TAG_ROLE] == "study"]) == 1
-    runs = [r for r in everything if r.data.tags[metrics.TAG_ROLE] == "trial"]
-    by_key = {r.data.tags[metrics.TAG_KEY]: r for r in runs}
+    assert len([r for r in everything if r.data.tags[names.TAG_ROLE] == "study"]) == 1
+    runs = [r for r in everything if r.data.tags[names.TAG_ROLE] == "trial"]
+    by_key = {r.data.tags[names.TAG_KEY]: r for r in runs}
     assert len(by_key) == len(runs), "one run per trial"
     return dict(by_key)
 
@@ -156,12 +156,12 @@ def test_no_trial_is_lost_or_doubled(killed_study: dict[str, object]) -> None:
     sampled: set[str] = set()
     attempts = 0
     for trial, run_ in zip(trials, (runs[f"k/{n}/0"] for n in range(6)), strict=True):
-        assert run_.data.tags[metrics.TAG_STATE] == metrics.COMPLETE  # type: ignore[attr-defined]
+        assert run_.data.tags[names.TAG_STATE] == names.COMPLETE  # type: ignore[attr-defined]
         history = client.get_metric_history(run_.info.run_id, metrics.TRAIN_LOSS)  # type: ignore[attr-defined]
         assert [m.step for m in history] == [1, 2, 3, 4]
-        (log,) = client.list_artifacts(run_.info.run_id, metrics.LOG_ARTIFACTS)  # type: ignore[attr-defined]
-        assert log.path == f"{metrics.LOG_ARTIFACTS}/{metrics.TRIAL_LOG}"
-        text = Path(run_.data.tags[metrics.TAG_LOG]).read_text()  # type: ignore[attr-defined]
+        (log,) = client.list_artifacts(run_.info.run_id, names.LOG_ARTIFACTS)  # type: ignore[attr-defined]
+        assert log.path == f"{names.LOG_ARTIFACTS}/{names.TRIAL_LOG}"
+        text = Path(run_.data.tags[names.TAG_LOG]).read_text()  # type: ignore[attr-defined]
         assert log.file_size == len(text.encode()) and "epoch 4/4" in text
         attempts += text.count("attempt on CPU")
         final = run_.data.metrics  # type: ignore[attr-defined]
@@ -202,8 +202,8 @@ def test_pareto_and_export(killed_study: dict[str, object]) -> None:
     folders = sorted((folder / "shipped").glob("trial-*"))
     assert len(folders) == len(front["front"])
     for shipped in folders:
-        assert (shipped / metrics.MODEL_FILE).stat().st_size > 0
-        card = json.loads((shipped / metrics.MODEL_CONFIG_FILE).read_text())
+        assert (shipped / names.MODEL_FILE).stat().st_size > 0
+        card = json.loads((shipped / names.MODEL_CONFIG_FILE).read_text())
         assert card["data_fingerprint"] and card["protocol"].startswith("paper/")
     unknown = run(folder, "analysis.pareto", "nonsense")
     assert unknown.returncode == 2 and len(unknown.stderr.strip().splitlines()) == 1
@@ -240,8 +240,8 @@ def test_the_pages_of_mlflow_show_trials_scores_and_artifacts(killed_study: dict
         place = f"http://127.0.0.1:{port}/#/experiments/{trial.experiment_id}/runs/{trial.run_id}"
         about = text_of(place, folder)
         assert "Trial 0: tiny, plain cross-entropy" in about and "study k" in about
-        files = text_of(f"{place}/artifacts/{metrics.CHECKPOINT_ARTIFACTS}", folder)
-        assert all(name in files for name in (metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE, metrics.PER_IMAGE_FILE))
+        files = text_of(f"{place}/artifacts/{names.CHECKPOINT_ARTIFACTS}", folder)
+        assert all(name in files for name in (names.MODEL_FILE, names.MODEL_CONFIG_FILE, names.PER_IMAGE_FILE))
     finally:
         os.killpg(pages.pid, signal.SIGKILL)
         pages.wait()
@@ -264,7 +264,7 @@ def test_train_alone_continues_after_a_kill(tmp_path: Path) -> None:
         [sys.executable, "-m", *arguments, "--out", "killed"], cwd=tmp_path, env=environment(tmp_path),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    checkpoint = tmp_path / "killed" / metrics.CHECKPOINT_FILE
+    checkpoint = tmp_path / "killed" / names.CHECKPOINT_FILE
     while not checkpoint.exists():
         assert process.poll() is None
         time.sleep(0.01)
@@ -272,7 +272,7 @@ def test_train_alone_continues_after_a_kill(tmp_path: Path) -> None:
     process.wait()
     again = run(tmp_path, *arguments, "--out", "killed")
     assert again.returncode == 0 and "continuing after epoch" in again.stderr
-    weights = [(tmp_path / name / metrics.MODEL_FILE).read_bytes() for name in ("whole", "killed")]
+    weights = [(tmp_path / name / names.MODEL_FILE).read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1], "resumed differs from uninterrupted"
     other = run(tmp_path, *arguments, "--lr", "0.3", "--out", "killed")
     assert other.returncode == 2 and "lr" in other.stderr

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from study import metrics
-from study.errors import EXIT_INTERRUPTED
+from study import names
+from study.command import EXIT_INTERRUPTED
 from tests.payload import Payload
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -34,7 +34,7 @@ def test_a_terminated_session_ends_in_order_and_a_strangers_checkpoint_fails_its
     (tmp_path / "t.yaml").write_text(SPEC)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "STUDY_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "study.run", "t.yaml"]
-    checkpoint = tmp_path / "results/t/trials/0000" / metrics.CHECKPOINT_FILE
+    checkpoint = tmp_path / "results/t/trials/0000" / names.CHECKPOINT_FILE
     with (tmp_path / "first.log").open("wb") as log:
         first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
     try:
@@ -59,8 +59,8 @@ def test_a_terminated_session_ends_in_order_and_a_strangers_checkpoint_fails_its
     assert not trace.exists(), "the stranger's checkpoint was executed"
     client = MlflowClient(f"sqlite:///{tmp_path / 'results' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("t")
-    runs = client.search_runs([experiment.experiment_id], f"tags.`{metrics.TAG_ROLE}` = 'trial'")
-    states = {run.data.tags[metrics.TAG_TRIAL]: run.data.tags[metrics.TAG_STATE] for run in runs}
-    assert states == {"0": metrics.FAILED, "1": metrics.COMPLETE, "2": metrics.COMPLETE}
-    (failed,) = (run for run in runs if run.data.tags[metrics.TAG_TRIAL] == "0")
-    assert metrics.CHECKPOINT_FILE in failed.data.tags[metrics.TAG_REASON], failed.data.tags
+    runs = client.search_runs([experiment.experiment_id], f"tags.`{names.TAG_ROLE}` = 'trial'")
+    states = {run.data.tags[names.TAG_TRIAL]: run.data.tags[names.TAG_STATE] for run in runs}
+    assert states == {"0": names.FAILED, "1": names.COMPLETE, "2": names.COMPLETE}
+    (failed,) = (run for run in runs if run.data.tags[names.TAG_TRIAL] == "0")
+    assert names.CHECKPOINT_FILE in failed.data.tags[names.TAG_REASON], failed.data.tags

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from study import metrics
+from study import names
 from study.ledger import Ledger, SupersededError, TrialBook, attempts, replay, settle
 from study.ledger import book as book_module
 from study.ledger import run as run_module
@@ -35,7 +35,7 @@ def new_book(ledger: Ledger, folder: Path, **more: object) -> TrialBook:
 
 
 def journals(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{metrics.JOURNAL}*"))
+    return sorted(folder.glob(f"{names.JOURNAL}*"))
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def test_what_is_told_arrives_once_and_in_order(ledger: Ledger, trial_folder: Pa
     history.append(report(2))
     book.report(history)
     book.report(history)
-    assert book.finish(metrics.COMPLETE, scores={"val/accuracy": 20.0}, tags={metrics.TAG_PROTOCOL: "paper/1"})
+    assert book.finish(names.COMPLETE, scores={"val/accuracy": 20.0}, tags={names.TAG_PROTOCOL: "paper/1"})
     (record,) = ledger.trials()
-    assert record.state == metrics.COMPLETE and record.tags[metrics.TAG_PROTOCOL] == "paper/1"
+    assert record.state == names.COMPLETE and record.tags[names.TAG_PROTOCOL] == "paper/1"
     assert ledger.history(record.run_id, "val/accuracy") == [(1, 10.0), (2, 20.0)]
     assert math.isnan(ledger.history(record.run_id, "loss")[0][1])
     run = ledger._client.get_run(record.run_id)
@@ -82,7 +82,7 @@ def test_reports_are_gathered_into_few_requests(
     monkeypatch.setattr(run_module, "write_numbers", counted)
     book = new_book(ledger, trial_folder)
     book.report([report(e, **{f"m{i}": float(i) for i in range(28)}) for e in range(1, 51)])
-    assert book.finish(metrics.COMPLETE)
+    assert book.finish(names.COMPLETE)
     assert sum(sent) == 50 * 30
     sent = [n for n in sent if n]
     assert len(sent) <= 3 and max(sent) <= 1000 and all(n % 30 == 0 for n in sent)
@@ -98,7 +98,7 @@ def test_training_goes_on_while_the_ledger_is_away(
         book = new_book(ledger, trial_folder)
         start = time.monotonic()
         book.report([report(e) for e in range(1, 21)])
-        assert not book.finish(metrics.COMPLETE, patience=0.2)
+        assert not book.finish(names.COMPLETE, patience=0.2)
         assert time.monotonic() - start < 5
         (file,) = journals(trial_folder)
         assert file.read_text().count("\n") == 22  # the opening, 20 reports, the end
@@ -107,7 +107,7 @@ def test_training_goes_on_while_the_ledger_is_away(
         time.sleep(0.05)
     assert journals(trial_folder) == []
     (record,) = ledger.trials()
-    assert record.state == metrics.COMPLETE
+    assert record.state == names.COMPLETE
     assert [step for step, _ in ledger.history(record.run_id, "val/accuracy")] == list(range(1, 21))
 
 
@@ -117,7 +117,7 @@ def _work_and_die(tracking_uri: str, folder: Path, finish: bool) -> None:
         book = new_book(Ledger(tracking_uri, "demo"), folder)
         book.report([report(1), report(2)])
         if finish:
-            book.finish(metrics.COMPLETE, scores={"score": 1.0}, patience=0)
+            book.finish(names.COMPLETE, scores={"score": 1.0}, patience=0)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -135,7 +135,7 @@ def test_the_next_command_tells_what_a_killed_one_could_not(ledger: Ledger, tria
     assert replay(ledger, trial_folder.parent) == 0
     assert replay(ledger, trial_folder.parent) == 0
     (record,) = ledger.trials()
-    assert (record.state, record.metrics["score"]) == (metrics.COMPLETE, 1.0)
+    assert (record.state, record.metrics["score"]) == (names.COMPLETE, 1.0)
     assert [step for step, _ in ledger.history(record.run_id, "val/accuracy")] == [1, 2]
     assert journals(trial_folder) == []
 
@@ -162,12 +162,12 @@ def test_a_later_attempt_takes_the_run_over(ledger: Ledger, tmp_path: Path) -> N
         time.sleep(0.05)
     replacement = new_book(ledger, tmp_path / "b")
     replacement.report([report(1), report(2)])
-    assert replacement.finish(metrics.COMPLETE)
+    assert replacement.finish(names.COMPLETE)
     cut_off.report([report(1), report(2, late=1.0)])
-    assert not cut_off.finish(metrics.FAILED, reason="late", patience=10) or cut_off.superseded
+    assert not cut_off.finish(names.FAILED, reason="late", patience=10) or cut_off.superseded
     assert cut_off.superseded
     (record,) = ledger.trials()
-    assert record.state == metrics.COMPLETE and metrics.TAG_REASON not in record.tags
+    assert record.state == names.COMPLETE and names.TAG_REASON not in record.tags
     assert ledger.history(record.run_id, "late") == []
     assert ledger.history(record.run_id, "val/accuracy") == [(1, 10.0), (2, 20.0)]
     assert journals(tmp_path / "a") == journals(tmp_path / "b") == []
@@ -182,7 +182,7 @@ def test_an_earlier_attempt_cannot_open_the_run_again(ledger: Ledger) -> None:
         ledger.open_trial(0, 0, PARAMS, {}, attempt=early)
     run.sync([report(1)])
     other = ledger.open_trial(0, 0, PARAMS, {})
-    for write in (lambda: run.sync([report(2)]), lambda: run.finish(metrics.FAILED)):
+    for write in (lambda: run.sync([report(2)]), lambda: run.finish(names.FAILED)):
         with pytest.raises(SupersededError):
             write()
     other.sync([report(2)])
@@ -202,10 +202,10 @@ def test_a_replacement_whose_clock_is_behind_holds_the_run(
         ahead.setattr(attempts.time, "time", lambda: now() + 3600)
         dead = new_book(ledger, first, exchange=machines[0])
         dead.report([report(1)])
-        assert dead.finish(metrics.COMPLETE) and journals(first) == []
+        assert dead.finish(names.COMPLETE) and journals(first) == []
     replacement = new_book(ledger, second, exchange=machines[1])
     replacement.report([report(1), report(2)])
-    assert replacement.finish(metrics.COMPLETE) and not replacement.superseded
+    assert replacement.finish(names.COMPLETE) and not replacement.superseded
     (record,) = ledger.trials()
     assert [step for step, _ in ledger.history(record.run_id, "val/accuracy")] == [1, 2]
 
@@ -219,7 +219,7 @@ def test_a_run_made_twice_at_once_is_one_whatever_the_clocks_say(
     real = Ledger._search
 
     def search(self: Ledger, matching: str, limit: int | None = None) -> list[object]:
-        if self is second and metrics.TAG_KEY in matching and not looked:
+        if self is second and names.TAG_KEY in matching and not looked:
             looked.append(ledger.open_trial(0, 0, PARAMS, {}).run_id)
             return []
         return real(self, matching, limit)
@@ -236,9 +236,9 @@ def test_a_new_attempt_tells_what_the_one_before_it_could_not(ledger: Ledger, tr
     """The driver ends a trial whose worker died while the ledger was away: the worker's reports are not lost."""
     work_and_die(ledger, trial_folder, finish=False)
     driver = new_book(ledger, trial_folder)
-    assert driver.finish(metrics.FAILED, reason="its worker died")
+    assert driver.finish(names.FAILED, reason="its worker died")
     (record,) = ledger.trials()
-    assert record.state == metrics.FAILED
+    assert record.state == names.FAILED
     assert [step for step, _ in ledger.history(record.run_id, "val/accuracy")] == [1, 2]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from study import metrics
+from study import names
 from study.errors import InputError
 from study.ledger import Ledger, create_store, default_tracking_uri
 from study.ledger.run import EPOCH_METRIC
@@ -61,30 +61,30 @@ def test_a_name_with_another_fingerprint_is_refused(tracking_uri: str, ledger: L
 def test_a_trial_is_read_back_as_it_was_written(ledger: Ledger) -> None:
     run = ledger.open_trial(7, 3, PARAMS, {"extra": "yes"})
     (record,) = ledger.trials()
-    assert (record.run_id, record.trial, record.seed, record.state) == (run.run_id, 7, 3, metrics.RUNNING)
+    assert (record.run_id, record.trial, record.seed, record.state) == (run.run_id, 7, 3, names.RUNNING)
     data = record.params.pop("data.source"), record.params.pop("data.split_seed"), record.params.pop("data.note")
     assert data == ("shapes", 0, "0.5")
     assert record.params == {k: v for k, v in PARAMS.items() if k != "data"}
     assert record.tags["extra"] == "yes"
     assert record.tags["mlflow.runName"] == "0007 tiny λ=0.21"
     assert record.tags["mlflow.parentRunId"] == ledger.record().run_id
-    assert record.tags[metrics.TAG_KEY] == "demo/7/3"
+    assert record.tags[names.TAG_KEY] == "demo/7/3"
     assert record.end_ms is None
 
 
 def test_a_trial_opened_again_is_the_same_run_set_back_to_running(ledger: Ledger, tracking_uri: str) -> None:
     run = ledger.open_trial(0, 0, PARAMS, {})
     run.sync([report(1)])
-    run.finish(metrics.FAILED, reason="its worker died")
+    run.finish(names.FAILED, reason="its worker died")
     (ended,) = ledger.trials()
-    assert (ended.state, ended.tags[metrics.TAG_REASON]) == (metrics.FAILED, "its worker died")
+    assert (ended.state, ended.tags[names.TAG_REASON]) == (names.FAILED, "its worker died")
     assert ended.end_ms is not None
 
     again = Ledger(tracking_uri, "demo").open_trial(0, 0, {**PARAMS, "data": {"source": "/elsewhere"}}, {"new": "1"})
     assert again.run_id == run.run_id
     (record,) = ledger.trials()
-    assert record.state == metrics.RUNNING
-    assert metrics.TAG_REASON not in record.tags
+    assert record.state == names.RUNNING
+    assert names.TAG_REASON not in record.tags
     assert record.tags["new"] == "1"
     assert ledger._client.get_run(run.run_id).info.status == "RUNNING"
     assert ledger.open_trial(0, 1, PARAMS, {}).run_id != run.run_id
@@ -104,8 +104,8 @@ def test_histories_are_not_doubled_by_syncing_or_resuming(ledger: Ledger, tracki
     run.sync([report(1), report(2)])
     resumed = Ledger(tracking_uri, "demo").open_trial(0, 0, PARAMS, {})
     resumed.sync([report(1), report(2), report(3)])
-    resumed.finish(metrics.COMPLETE, scores=report(3, extra=1.0))
-    resumed.finish(metrics.COMPLETE, scores=report(3, extra=1.0))
+    resumed.finish(names.COMPLETE, scores=report(3, extra=1.0))
+    resumed.finish(names.COMPLETE, scores=report(3, extra=1.0))
     assert ledger.history(run.run_id, "val/accuracy") == [(1, 10.0), (2, 20.0), (3, 30.0)]
     assert ledger.history(run.run_id, EPOCH_METRIC) == [(1, 1.0), (2, 2.0), (3, 3.0)]
     assert ledger.history(run.run_id, "extra") == [(3, 1.0)]
@@ -116,45 +116,45 @@ def test_histories_are_not_doubled_by_syncing_or_resuming(ledger: Ledger, tracki
 def test_values_that_are_not_finite_are_stored_as_nan(ledger: Ledger, value: float) -> None:
     run = ledger.open_trial(0, 0, PARAMS, {})
     run.sync([report(1, score=1.0), report(2, score=value)])
-    run.finish(metrics.COMPLETE, scores={"score": value})
+    run.finish(names.COMPLETE, scores={"score": value})
     assert math.isnan(ledger.trials()[0].metrics["score"])
     assert len(ledger.history(run.run_id, "score")) == 2
 
 
 def test_finishing_twice_keeps_one_artifact_and_one_end(ledger: Ledger, tmp_path: Path) -> None:
-    file = tmp_path / metrics.MODEL_FILE
+    file = tmp_path / names.MODEL_FILE
     file.write_bytes(b"weights")
     run = ledger.open_trial(0, 0, PARAMS, {})
-    run.finish(metrics.COMPLETE, files=[file], tags={metrics.TAG_PROTOCOL: "paper/1"})
+    run.finish(names.COMPLETE, files=[file], tags={names.TAG_PROTOCOL: "paper/1"})
     (first,) = ledger.trials()
-    stored = ledger.download(run.run_id, f"{metrics.CHECKPOINT_ARTIFACTS}/{file.name}", tmp_path / "down")
+    stored = ledger.download(run.run_id, f"{names.CHECKPOINT_ARTIFACTS}/{file.name}", tmp_path / "down")
     assert stored.read_bytes() == b"weights"
-    (place,) = (tmp_path / "demo" / "artifacts").rglob(metrics.MODEL_FILE)
+    (place,) = (tmp_path / "demo" / "artifacts").rglob(names.MODEL_FILE)
     written = place.stat().st_mtime_ns
-    run.finish(metrics.COMPLETE, files=[file], tags={metrics.TAG_PROTOCOL: "paper/1"})
+    run.finish(names.COMPLETE, files=[file], tags={names.TAG_PROTOCOL: "paper/1"})
     assert ledger.trials() == [first]
     assert place.stat().st_mtime_ns == written
-    assert first.tags[metrics.TAG_PROTOCOL] == "paper/1"
+    assert first.tags[names.TAG_PROTOCOL] == "paper/1"
 
 
 def test_an_upload_cut_short_is_repeated(ledger: Ledger, tmp_path: Path) -> None:
-    file = tmp_path / metrics.MODEL_FILE
+    file = tmp_path / names.MODEL_FILE
     file.write_bytes(b"wei")
     run = ledger.open_trial(0, 0, PARAMS, {})
-    run.finish(metrics.COMPLETE, files=[file])
+    run.finish(names.COMPLETE, files=[file])
     file.write_bytes(b"weights")
-    run.finish(metrics.COMPLETE, files=[file])
-    stored = ledger.download(run.run_id, f"{metrics.CHECKPOINT_ARTIFACTS}/{file.name}", tmp_path / "down")
+    run.finish(names.COMPLETE, files=[file])
+    stored = ledger.download(run.run_id, f"{names.CHECKPOINT_ARTIFACTS}/{file.name}", tmp_path / "down")
     assert stored.read_bytes() == b"weights"
 
 
 @pytest.mark.parametrize(
     ("state", "status"),
     [
-        (metrics.COMPLETE, "FINISHED"),
-        (metrics.STOPPED, "FINISHED"),
-        (metrics.DIVERGED, "FAILED"),
-        (metrics.FAILED, "FAILED"),
+        (names.COMPLETE, "FINISHED"),
+        (names.STOPPED, "FINISHED"),
+        (names.DIVERGED, "FAILED"),
+        (names.FAILED, "FAILED"),
     ],
 )
 def test_states_map_to_statuses(ledger: Ledger, state: str, status: str) -> None:
@@ -166,7 +166,7 @@ def test_states_map_to_statuses(ledger: Ledger, state: str, status: str) -> None
 
 def test_running_is_no_end(ledger: Ledger) -> None:
     with pytest.raises(ValueError, match="not the end"):
-        ledger.open_trial(0, 0, {}, {}).finish(metrics.RUNNING)
+        ledger.open_trial(0, 0, {}, {}).finish(names.RUNNING)
 
 
 def test_test_openings_are_counted(ledger: Ledger) -> None:
@@ -245,7 +245,7 @@ def _open_and_write(uri: str, worker: int, trials: list[int], epochs: int) -> No
         run = ledger.open_trial(trial, 0, PARAMS, {"worker": str(worker)})
         for epoch in range(1, epochs + 1):
             run.sync([report(e) for e in range(1, epoch + 1)])
-        run.finish(metrics.COMPLETE, scores=report(epochs))
+        run.finish(names.COMPLETE, scores=report(epochs))
 
 
 @pytest.mark.slow
@@ -262,10 +262,10 @@ def test_processes_that_start_at_once_on_no_store_share_one_study(tmp_path: Path
     ledger = Ledger(uri, "demo")
     records = ledger.trials()
     assert [r.trial for r in records] == [0, 1, 2, 3, 4, 5]
-    assert {r.state for r in records} == {metrics.COMPLETE}
+    assert {r.state for r in records} == {names.COMPLETE}
     for record in records:
         assert ledger.history(record.run_id, "val/accuracy") == [(e, 10.0 * e) for e in range(1, 11)]
-    parents = ledger._search(f"tags.`{metrics.TAG_ROLE}` = 'study'")
+    parents = ledger._search(f"tags.`{names.TAG_ROLE}` = 'study'")
     assert len(parents) == 1
 
 
@@ -284,7 +284,7 @@ def test_a_killed_worker_is_continued_in_the_same_run(ledger: Ledger, tracking_u
     worker.join(60)
     assert worker.exitcode == -signal.SIGKILL
     (left,) = ledger.trials()
-    assert left.state == metrics.RUNNING
+    assert left.state == names.RUNNING
     run = ledger.open_trial(0, 0, PARAMS, {})
     assert run.run_id == left.run_id
     run.sync([report(e) for e in range(1, 6)])

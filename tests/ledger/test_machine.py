@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from study import metrics
+from study import metrics, names
 from study.ledger import Ledger, MachineSampler, TrialBook
 from study.ledger import book as book_module
 from tests.ledger.test_book import break_ledger, journals, new_book, report
@@ -21,7 +21,7 @@ def test_samples_are_told_and_end_with_the_trial(ledger: Ledger, tmp_path: Path)
     book.report([report(1)])
     time.sleep(0.7)
     sampler.stop()
-    assert book.finish(metrics.COMPLETE)
+    assert book.finish(names.COMPLETE)
     (record,) = ledger.trials()
     history = ledger.history(record.run_id, USED)
     assert 3 <= len(history) <= 5 and all(0 < value <= 100 for _, value in history)
@@ -35,7 +35,7 @@ def test_samples_are_told_and_end_with_the_trial(ledger: Ledger, tmp_path: Path)
 def test_a_short_trial_has_one_sample(ledger: Ledger, tmp_path: Path) -> None:
     book = new_book(ledger, tmp_path / "0000")
     MachineSampler(book).stop()
-    assert book.finish(metrics.COMPLETE)
+    assert book.finish(names.COMPLETE)
     (record,) = ledger.trials()
     assert len(ledger.history(record.run_id, USED)) == 1
 
@@ -51,10 +51,10 @@ def test_what_could_not_be_told_is_told_by_the_next_attempt(
         book.report([report(1)])
         untold = journals(tmp_path / "0000")[0].read_bytes()
     (tmp_path / "0001").mkdir()
-    (tmp_path / "0001" / f"{metrics.JOURNAL}{0:015d}-00000000.jsonl").write_bytes(untold)  # as a killed process left it
+    (tmp_path / "0001" / f"{names.JOURNAL}{0:015d}-00000000.jsonl").write_bytes(untold)  # as a killed process left it
     assert TrialBook(
         Ledger(ledger.tracking_uri, "demo"), tmp_path / "0001", trial=1, seed=0, params={}, tags={}
-    ).finish(metrics.COMPLETE)
+    ).finish(names.COMPLETE)
     record = ledger.trials()[-1]
     assert record.trial == 1 and len(ledger.history(record.run_id, USED)) == 1
     assert ledger.history(record.run_id, "val/accuracy") == [(1, 10.0)]
@@ -66,7 +66,7 @@ def test_a_superseded_attempt_samples_no_more(ledger: Ledger, tmp_path: Path) ->
     while cut_off._waiting:
         time.sleep(0.05)
     replacement = new_book(ledger, tmp_path / "b")
-    assert replacement.finish(metrics.COMPLETE)
+    assert replacement.finish(names.COMPLETE)
     deadline = time.monotonic() + 10
     while sampler._thread.is_alive() and time.monotonic() < deadline:
         time.sleep(0.05)

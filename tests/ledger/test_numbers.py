@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 
 from benchmarks.server import served
-from study import metrics
+from study import names
 from study.ledger import Ledger, SupersededError, TrialBook
 from study.ledger import numbers as numbers_module
 from study.ledger.numbers import Number, write_numbers
@@ -40,7 +40,7 @@ def through_the_client(client: MlflowClient, run_id: str, batch: list[Number]) -
 
 def hold(client: MlflowClient, experiment: str = "0") -> str:
     """A run that belongs to attempt 1."""
-    return client.create_run(experiment, tags={metrics.TAG_ATTEMPT: "1"}).info.run_id
+    return client.create_run(experiment, tags={names.TAG_ATTEMPT: "1"}).info.run_id
 
 
 def test_the_rows_are_those_of_mlflow(tracking_uri: str, tmp_path: Path) -> None:
@@ -75,9 +75,9 @@ def check_fence(client: MlflowClient, stored: Callable[[str], list[Any]]) -> Non
     run_id = hold(client)
     for holder in ("2", None):
         if holder is None:
-            client.delete_tag(run_id, metrics.TAG_ATTEMPT)
+            client.delete_tag(run_id, names.TAG_ATTEMPT)
         else:
-            client.set_tag(run_id, metrics.TAG_ATTEMPT, holder)
+            client.set_tag(run_id, names.TAG_ATTEMPT, holder)
         with pytest.raises(SupersededError, match=f"belongs to attempt {holder}, not to 1"):
             write_numbers(client, run_id, "1", BATCHES[0])
     assert stored(run_id) == []
@@ -122,7 +122,7 @@ def test_many_books_in_one_process_do_not_wait_for_each_others_connections(ledge
         start.wait()
         book = TrialBook(own, tmp_path / f"{trial}", trial=trial, seed=0, params={}, tags={})
         book.report([{"epoch": 1, "loss": 1.0}])
-        told.append(book.finish(metrics.COMPLETE, patience=25))
+        told.append(book.finish(names.COMPLETE, patience=25))
 
     threads = [threading.Thread(target=tell, args=(trial,)) for trial in range(24)]
     for thread in threads:
@@ -130,4 +130,4 @@ def test_many_books_in_one_process_do_not_wait_for_each_others_connections(ledge
     for thread in threads:
         thread.join()
     assert told == [True] * 24
-    assert [record.state for record in ledger.trials()] == [metrics.COMPLETE] * 24
+    assert [record.state for record in ledger.trials()] == [names.COMPLETE] * 24

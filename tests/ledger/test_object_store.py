@@ -9,7 +9,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from study import metrics
+from study import names
 from study.errors import InputError
 from study.ledger import Ledger, TrialBook
 from study.ledger import store as store_module
@@ -37,18 +37,18 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
 def test_checkpoints_go_to_the_bucket_once_and_come_back(bucket: object, tracking_uri: str, tmp_path: Path) -> None:
     ledger = Ledger(tracking_uri, "demo")
     ledger.open_study(fingerprint="f" * 64, spec={}, tags={}, artifact_location=PLACE)
-    file = tmp_path / metrics.MODEL_FILE
+    file = tmp_path / names.MODEL_FILE
     file.write_bytes(b"weights")
     for _ in range(2):
         book = TrialBook(Ledger(tracking_uri, "demo"), tmp_path / "0000", trial=0, seed=0, params={}, tags={})
-        assert book.finish(metrics.COMPLETE, files=[file])
+        assert book.finish(names.COMPLETE, files=[file])
         (stored,) = bucket.objects.all()  # type: ignore[attr-defined]
         assert stored.key.startswith("demo/artifacts/") and stored.get()["Body"].read() == b"weights"
         written = stored.last_modified
     assert written == stored.last_modified
     (record,) = ledger.trials()
-    assert record.state == metrics.COMPLETE
-    down = ledger.download(record.run_id, f"{metrics.CHECKPOINT_ARTIFACTS}/{file.name}", tmp_path / "down")
+    assert record.state == names.COMPLETE
+    down = ledger.download(record.run_id, f"{names.CHECKPOINT_ARTIFACTS}/{file.name}", tmp_path / "down")
     assert down.read_bytes() == b"weights"
     assert not list(tmp_path.rglob("artifacts")), "nothing of it went through a local folder"
 

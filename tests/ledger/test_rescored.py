@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from benchmarks.server import served
-from study import metrics
+from study import metrics, names
 from study.ledger import Ledger, SupersededError, TrialRecord
 from study.ledger import rescored as rescored_module
 
@@ -25,16 +25,16 @@ REPORTS = [
 def scored_run(ledger: Ledger, folder: Path) -> TrialRecord:
     run = ledger.open_trial(0, 0, {"network": "tiny"}, {})
     run.sync(REPORTS)
-    file = folder / "old" / metrics.PER_IMAGE_FILE
+    file = folder / "old" / names.PER_IMAGE_FILE
     file.parent.mkdir()
     file.write_text("old")
-    run.finish(metrics.COMPLETE, files=[file], tags={metrics.TAG_PROTOCOL: "paper/1"})
+    run.finish(names.COMPLETE, files=[file], tags={names.TAG_PROTOCOL: "paper/1"})
     return ledger.trials()[0]
 
 
 def new_file(folder: Path) -> Path:
     """As long as the old one."""
-    file = folder / metrics.PER_IMAGE_FILE
+    file = folder / names.PER_IMAGE_FILE
     file.write_text("new")
     return file
 
@@ -42,7 +42,7 @@ def new_file(folder: Path) -> Path:
 def check(ledger: Ledger, folder: Path) -> None:
     """What a run says after it was switched, however often."""
     (record,) = ledger.trials()
-    assert record.protocol == "paper/2" and record.holds_under("paper/2") and record.state == metrics.COMPLETE
+    assert record.protocol == "paper/2" and record.holds_under("paper/2") and record.state == names.COMPLETE
     assert record.metrics[FAITHFULNESS] == 50.0 and record.metrics["val/accuracy"] == 30.0
     assert math.isnan(record.metrics[INSERTION]) and math.isnan(record.metrics[OLD]), "not among the new scores"
     curves = ledger.bulk().histories([record.run_id], 3)
@@ -51,7 +51,7 @@ def check(ledger: Ledger, folder: Path) -> None:
         latest[name, epoch] = max(latest.get((name, epoch), (0, 0.0)), (when, value))
     assert math.isnan(latest[FAITHFULNESS, 1][1]) and latest[FAITHFULNESS, 3][1] == 50.0
     assert (FAITHFULNESS, 2) not in latest and latest["val/accuracy", 1][1] == 10.0
-    artifact = f"{metrics.CHECKPOINT_ARTIFACTS}/{metrics.PER_IMAGE_FILE}"
+    artifact = f"{names.CHECKPOINT_ARTIFACTS}/{names.PER_IMAGE_FILE}"
     assert ledger.download(record.run_id, artifact, folder / "down").read_text() == "new"
 
 

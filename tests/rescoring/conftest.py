@@ -14,7 +14,7 @@ import yaml
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from study import metrics
+from study import metrics, names
 from study.config import fingerprint
 from study.data import open_dataset
 from study.ledger import Ledger, create_store, default_tracking_uri
@@ -33,7 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trial:
     folder = tmp_path_factory.mktemp("trained")
     trial = Trial(StudySpec.model_validate(SPEC).trial_config({"lr": POINTS[0]}), folder, device=torch.device("cpu"))
     trial.step()
-    shutil.copy(folder / metrics.CHECKPOINT_FILE, folder / "first")
+    shutil.copy(folder / names.CHECKPOINT_FILE, folder / "first")
     trial.step()
     trial.export(folder)
     return trial
@@ -43,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trial:
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     create_store(default_tracking_uri(folder))
-    return folder / metrics.LEDGER_FILE
+    return folder / names.LEDGER_FILE
 
 
 def old_report(report: Mapping[str, float]) -> dict[str, float]:
@@ -68,7 +68,7 @@ def old(trained: Trial, empty_store: Path, tmp_path: Path) -> Old:
         artifact_location=(storage.local / "k" / "artifacts").as_uri(),
     )  # fmt: skip
     search = optuna.create_study(
-        study_name="k", storage=f"sqlite:///{storage.local / 'k' / metrics.OPTUNA_FILE}", directions=["maximize"] * 2
+        study_name="k", storage=f"sqlite:///{storage.local / 'k' / names.OPTUNA_FILE}", directions=["maximize"] * 2
     )
     history = [old_report(r) for r in trained.history]
     values = [history[-1][metrics.ACCURACY.ledger_name], 99.0]
@@ -84,22 +84,22 @@ def old(trained: Trial, empty_store: Path, tmp_path: Path) -> Old:
         run.sync(history if number < 2 else history[:1])
         if number < 2:
             files = []
-            for name in (metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE, metrics.PER_IMAGE_FILE):
+            for name in (names.MODEL_FILE, names.MODEL_CONFIG_FILE, names.PER_IMAGE_FILE):
                 files.append(Path(shutil.copy(trained.folder / name, folder)))
-            card = json.loads((folder / metrics.MODEL_CONFIG_FILE).read_text())
+            card = json.loads((folder / names.MODEL_CONFIG_FILE).read_text())
             card |= {"scores": history[-1], "protocol": "paper/1", "temperature": None, "config": params}
-            (folder / metrics.MODEL_CONFIG_FILE).write_text(json.dumps(card))
-            (folder / metrics.PER_IMAGE_FILE).write_bytes(b"old")
-            run.finish(metrics.COMPLETE, files=files, tags={metrics.TAG_PROTOCOL: "paper/1"})
+            (folder / names.MODEL_CONFIG_FILE).write_text(json.dumps(card))
+            (folder / names.PER_IMAGE_FILE).write_bytes(b"old")
+            run.finish(names.COMPLETE, files=files, tags={names.TAG_PROTOCOL: "paper/1"})
         elif number < 4:
-            run.finish(metrics.STOPPED, tags={metrics.TAG_STOPPED_AFTER: "1"})
+            run.finish(names.STOPPED, tags={names.TAG_STOPPED_AFTER: "1"})
         if number in (2, 4):
             first = load_checkpoint(trained.folder / "first")
             header = {**first.header, "config": {**params, "lr": lr}, "history": history[:1]}
             del header["protocol"]
             network = Trial(config, tmp_path / f"scratch{number}", device=torch.device("cpu"))
             network.network.load_state_dict(first.model)
-            save_checkpoint(folder / metrics.CHECKPOINT_FILE, network.network, network.optimizer, header)
+            save_checkpoint(folder / names.CHECKPOINT_FILE, network.network, network.optimizer, header)
         state = (TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED, TrialState.RUNNING)
         search.add_trial(
             optuna.create_trial(

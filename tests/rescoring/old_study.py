@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 
-from study import metrics
+from study import metrics, names
 from study.ledger import Ledger
 from study.spec.study_spec import StudySpec
 from study.storage.storage import Storage
@@ -43,5 +43,5 @@ class Old:
         return ["--storage", str(self.storage.local)]
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
-        url = f"sqlite:///{self.storage.local / 'k' / metrics.OPTUNA_FILE}"
+        url = f"sqlite:///{self.storage.local / 'k' / names.OPTUNA_FILE}"
         return optuna.load_study(study_name="k", storage=url).get_trials()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from study import metrics, rescore, run
+from study import metrics, names, rescore, run
 from study.errors import InputError
 from study.faithfulness.report import read_per_image
 from study.faithfulness.statistics import image_scores
@@ -61,14 +61,14 @@ def check(old: Old, folder: Path) -> None:
             assert value == pytest.approx(wanted, rel=1e-5, abs=1e-5, nan_ok=True), (record.trial, name)
         assert record.metrics[ACCURACY] == old.trained.history[-1 if record.trial < 2 else 0][ACCURACY]
     for record in records[:2]:
-        network = old.ledger.download(record.run_id, metrics.CHECKPOINT_ARTIFACTS, folder / str(record.trial))
+        network = old.ledger.download(record.run_id, names.CHECKPOINT_ARTIFACTS, folder / str(record.trial))
         _, card = load_model(network)
         assert card["protocol"] == NOW and card["temperature"] == card["scores"][metrics.TEMPERATURE]
         assert scores(card["scores"]) == {k: v for k, v in scores(record.metrics).items() if not math.isnan(v)}
-        per_image = read_per_image(network / metrics.PER_IMAGE_FILE)
+        per_image = read_per_image(network / names.PER_IMAGE_FILE)
         assert image_scores(per_image)["faithfulness"].mean() == pytest.approx(record.metrics[FAITHFULNESS])
         copy = trial_folder(old.storage, "k", record.trial)
-        for name in (metrics.MODEL_CONFIG_FILE, metrics.PER_IMAGE_FILE):
+        for name in (names.MODEL_CONFIG_FILE, names.PER_IMAGE_FILE):
             assert (copy / name).read_bytes() == (network / name).read_bytes()
     trials = old.trials()
     assert [t.state.name for t in trials] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED", "RUNNING"]
@@ -152,7 +152,7 @@ def test_an_interrupted_training_goes_on_without_its_old_scores(old: Old) -> Non
 
 def test_a_warm_start_takes_no_result_of_another_protocol(old: Old) -> None:
     ledger = Ledger(old.ledger.tracking_uri, "k")
-    identity = json.loads((old.storage.local / "k" / metrics.STUDY_FILE).read_text())["identity"]
+    identity = json.loads((old.storage.local / "k" / names.STUDY_FILE).read_text())["identity"]
     start = warm_start(old.spec, identity, old.storage, ledger, checkpoints=True)
     assert start.results == () and [point["lr"] for point, _ in start.points] == [0.05, 0.06]
     assert f"no result of paper/1 holds here, under {NOW}: `python -m study.rescore k` first" in start.said
@@ -164,7 +164,7 @@ def test_a_warm_start_takes_no_result_of_another_protocol(old: Old) -> None:
 def test_what_other_studies_gave_before_is_forgotten(old: Old) -> None:
     import optuna
 
-    url = f"sqlite:///{old.storage.local / 'k' / metrics.OPTUNA_FILE}"
+    url = f"sqlite:///{old.storage.local / 'k' / names.OPTUNA_FILE}"
     search = optuna.load_study(study_name="k", storage=url)
     search.set_user_attr("warm_start", {"other": [{"params": {"lr": 0.1}, "values": [1.0, 99.0]}]})
     search.set_user_attr("kept", "yes")

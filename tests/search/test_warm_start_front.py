@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from study import metrics
+from study import names
 from study.ledger import TrialRecord
 from study.metrics import UNDEFINED_SHARE
 from study.search.warm_start import _front_first
@@ -20,7 +20,7 @@ def test_only_points_that_could_be_on_the_earlier_front_are_tried_and_those_that
     others = []
     for i, (accuracy, faithfulness, share) in enumerate(scores):
         report = {"val/accuracy": accuracy, "val/faithfulness": faithfulness, UNDEFINED_SHARE.ledger_name: share}
-        record = TrialRecord(str(i), i, 0, metrics.COMPLETE, {}, report, {}, 0, 1)
+        record = TrialRecord(str(i), i, 0, names.COMPLETE, {}, report, {}, 0, 1)
         others.append((record, {"lr": 0.1 + 0.01 * i}, i == 3))
     found = _front_first(SPEC, others, {"accuracy": Constraint(min=10)})
     assert [record.trial for record, *_ in found] == [0, 3]  # 3 goes on from its checkpoint

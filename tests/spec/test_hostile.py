@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from study.errors import EXIT_BAD_INPUT, InputError, run_command
+from study.command import EXIT_BAD_INPUT, run_command
+from study.errors import InputError
 from study.spec.study_spec import load_spec
 
 EXAMPLE = (Path(__file__).parents[1] / "spec" / "example.yaml").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from study.errors import EXIT_BAD_INPUT, run_command
+from study.command import EXIT_BAD_INPUT, run_command
 from study.run import main
 
 EXAMPLE = (Path(__file__).parents[1] / "spec" / "example.yaml").read_text()

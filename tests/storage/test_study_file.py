@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from study import metrics
+from study import names
 from study.config import DEFAULTS, TrialConfig, fingerprint
 from study.errors import InputError
 from study.ledger.records import flatten, parse
@@ -40,7 +40,7 @@ def older(whole: dict[str, Any]) -> dict[str, Any]:
 
 def store(folder: Path, stored: dict[str, Any]) -> Storage:
     (folder / "k").mkdir()
-    (folder / "k" / metrics.STUDY_FILE).write_text(json.dumps({"identity": stored, "fingerprint": fingerprint(stored)}))
+    (folder / "k" / names.STUDY_FILE).write_text(json.dumps({"identity": stored, "fingerprint": fingerprint(stored)}))
     return Storage(folder)
 
 

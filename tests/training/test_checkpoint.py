@@ -13,7 +13,7 @@ from torch import nn
 
 from study.config import TrialConfig
 from study.errors import InputError
-from study.metrics import CHECKPOINT_FILE, MODEL_CONFIG_FILE, MODEL_FILE
+from study.names import CHECKPOINT_FILE, MODEL_CONFIG_FILE, MODEL_FILE
 from study.networks import build
 from study.training.checkpoint import load_checkpoint, load_model, restore, save_checkpoint, save_model
 from study.training.loop import make_optimizer

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from study import metrics
+from study import metrics, names
 from study.config import DataConfig, EvaluationConfig, TrialConfig
 from study.data.augment import normalize
 from study.errors import InputError
@@ -44,7 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Trial:
 
 
 def test_every_epoch_reports_and_rungs_are_scored(finished: Trial) -> None:
-    assert finished.state == metrics.COMPLETE
+    assert finished.state == names.COMPLETE
     assert [report["epoch"] for report in finished.history] == [1, 2]
     for report in finished.history:
         assert {metrics.TRAIN_LOSS, metrics.TRAIN_REGULARIZATION, metrics.ACCURACY.ledger_name} <= set(report)
@@ -64,11 +64,11 @@ def test_opened_again_it_is_finished_with_the_same_history(finished: Trial) -> N
 
 def test_what_it_exports_proves_itself(finished: Trial, tmp_path: Path) -> None:
     files = finished.export(tmp_path)
-    assert [f.name for f in files] == [metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE, metrics.PER_IMAGE_FILE]
+    assert [f.name for f in files] == [names.MODEL_FILE, names.MODEL_CONFIG_FILE, names.PER_IMAGE_FILE]
     network, card = load_model(tmp_path)
     assert card["protocol"] == "paper/2" and card["temperature"] > 0
     assert card["data_fingerprint"] == finished.dataset.fingerprint
-    assert json.loads((tmp_path / metrics.MODEL_CONFIG_FILE).read_text())["config"] == CONFIG.to_dict()
+    assert json.loads((tmp_path / names.MODEL_CONFIG_FILE).read_text())["config"] == CONFIG.to_dict()
     ours = finished.network.state_dict()
     assert all(torch.equal(value, ours[name]) for name, value in network.state_dict().items())
 
@@ -122,7 +122,7 @@ def test_a_checkpoint_from_before_a_parameter_existed_is_continued(tmp_path: Pat
         "config": config, "data_fingerprint": first.dataset.fingerprint, "n_classes": first.dataset.n_classes,
         "history": first.history,
     }  # fmt: skip
-    save_checkpoint(tmp_path / metrics.CHECKPOINT_FILE, first.network, first.optimizer, header)
+    save_checkpoint(tmp_path / names.CHECKPOINT_FILE, first.network, first.optimizer, header)
     assert Trial(CONFIG, tmp_path).epoch == 1
     with pytest.raises(InputError, match="differ in norm_lr_multiple"):
         Trial(dataclasses.replace(CONFIG, norm_lr_multiple=2.0), tmp_path)
@@ -132,7 +132,7 @@ def test_a_trial_that_diverges_says_so_and_saves_nothing(tmp_path: Path) -> None
     config = dataclasses.replace(CONFIG, lr=1000.0, reg_weight=0.0, warmup_epochs=0.0, epochs=5, rungs=())
     trial = Trial(config, tmp_path)
     run(trial)
-    assert trial.state == metrics.DIVERGED and "non-finite" in trial.reason
+    assert trial.state == names.DIVERGED and "non-finite" in trial.reason
     assert all(torch.isfinite(p).all() for p in trial.network.parameters())
     assert Trial(config, tmp_path).epoch == trial.epoch
 

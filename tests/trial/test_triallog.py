@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from study import metrics
+from study import names
 from study.config import DataConfig, EvaluationConfig, TrialConfig
 from study.errors import InputError
 from study.ledger import Ledger, TrialBook, create_store, default_tracking_uri
@@ -35,7 +35,7 @@ def test_attempts_epochs_warnings_and_tracebacks_are_lines(tmp_path: Path) -> No
         again.step(lambda done, of: warnings.warn("thin ice", stacklevel=1) or 1 / 0)  # type: ignore[func-returns-value]
     with pytest.raises(InputError):
         new(tmp_path, TrialConfig("small", 2, 0.05, data=CONFIG.data))
-    text = (tmp_path / metrics.TRIAL_LOG).read_text()
+    text = (tmp_path / names.TRIAL_LOG).read_text()
     lines = text.splitlines()
     assert all(re.match(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z \S+/\d+ ", line) for line in lines)
     expected = (
@@ -48,12 +48,12 @@ def test_attempts_epochs_warnings_and_tracebacks_are_lines(tmp_path: Path) -> No
 
 
 def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
-    (tmp_path / metrics.TRIAL_LOG).mkdir()
+    (tmp_path / names.TRIAL_LOG).mkdir()
     log = TrialLog(tmp_path)
     log.write("\ud800 nobody reads this")
     with log.watched("it"):
         pass
-    (tmp_path / metrics.TRIAL_LOG).rmdir()
+    (tmp_path / names.TRIAL_LOG).rmdir()
     log.write("\ud800 is half a character")
     assert log.file.read_text().rstrip().endswith("\\ud800 is half a character")
 
@@ -68,7 +68,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("trial", "state"), enumerate([metrics.COMPLETE, metrics.STOPPED, metrics.FAILED]))
+@pytest.mark.parametrize(("trial", "state"), enumerate([names.COMPLETE, names.STOPPED, names.FAILED]))
 def test_the_log_is_among_the_artifacts_however_the_trial_ended(
     trial: int, state: str, ledger: Ledger, tmp_path: Path
 ) -> None:
@@ -79,12 +79,12 @@ def test_the_log_is_among_the_artifacts_however_the_trial_ended(
     while len(ledger.trials()) == trial:
         time.sleep(0.05)
     record = ledger.trials()[trial]
-    assert Path(record.tags[metrics.TAG_LOG]).read_text().endswith("it broke\n"), "while it runs, the tag says where"
+    assert Path(record.tags[names.TAG_LOG]).read_text().endswith("it broke\n"), "while it runs, the tag says where"
     assert book.finish(state)
-    found = ledger.download(record.run_id, f"{metrics.LOG_ARTIFACTS}/{metrics.TRIAL_LOG}", tmp_path / "down")
-    assert found.read_text() == (folder / metrics.TRIAL_LOG).read_text()
+    found = ledger.download(record.run_id, f"{names.LOG_ARTIFACTS}/{names.TRIAL_LOG}", tmp_path / "down")
+    assert found.read_text() == (folder / names.TRIAL_LOG).read_text()
     TrialLog(folder).write("second attempt")
     again = TrialBook(Ledger(ledger.tracking_uri, "demo"), folder, trial=trial, seed=0, params={}, tags={})
     assert again.finish(state)
-    found = ledger.download(record.run_id, f"{metrics.LOG_ARTIFACTS}/{metrics.TRIAL_LOG}", tmp_path / "down")
+    found = ledger.download(record.run_id, f"{names.LOG_ARTIFACTS}/{names.TRIAL_LOG}", tmp_path / "down")
     assert found.read_text().endswith("second attempt\n")

@@ -16,7 +16,7 @@ from ray.tune.schedulers import TrialScheduler
 from benchmarks.control import scores
 from benchmarks.record_curves import SPEC
 from benchmarks.replay import ACCURACY, FAITHFULNESS
-from study import metrics
+from study import names
 from study.search.stored import IN_MEMORY
 from study.spec.study_spec import load_spec
 from study.tuning.scheduler import StudyScheduler
@@ -38,7 +38,7 @@ def whole_study(sampler: str, seed: int) -> list[list[Any]]:
         for epoch in (*spec.fidelity.rungs, spec.fidelity.max_epochs):
             last = epoch == spec.fidelity.max_epochs
             accuracy, faithfulness = scores(point, epoch, spec.fidelity.max_epochs)
-            result = {"epoch": epoch, "state": metrics.COMPLETE if last else metrics.RUNNING,
+            result = {"epoch": epoch, "state": names.COMPLETE if last else names.RUNNING,
                       ACCURACY: accuracy, FAITHFULNESS: faithfulness}  # fmt: skip
             if last or scheduler.on_trial_result(None, trial, result) == TrialScheduler.STOP:
                 searcher.on_trial_complete(trial.trial_id, result=result)

@@ -17,7 +17,7 @@ from ray import cloudpickle
 from rich.console import Console
 
 from benchmarks.scale import STUDY, SleepingTrainable, specification
-from study import metrics
+from study import names
 from study.errors import InputError
 from study.ledger import Ledger, create_store, default_tracking_uri, settle
 from study.storage.storage import Storage, trial_folder
@@ -53,7 +53,7 @@ def test_a_poisonous_configuration_fails_after_its_retries_and_the_study_goes_on
     spec = spec.model_copy(update={"budget": spec.budget.model_copy(update={"retries": RETRIES})})
     storage, uri = Storage(tmp_path), default_tracking_uri(tmp_path)
     (tmp_path / STUDY).mkdir()
-    (tmp_path / STUDY / metrics.STUDY_FILE).write_text("{}")
+    (tmp_path / STUDY / names.STUDY_FILE).write_text("{}")
     create_store(uri)
     ledger = Ledger(uri, STUDY)
     ledger.open_study(fingerprint="f" * 64, spec={}, tags={}, artifact_location=None)
@@ -76,10 +76,10 @@ def test_a_poisonous_configuration_fails_after_its_retries_and_the_study_goes_on
     assert tries == {0: 1, POISONOUS: 1 + RETRIES, WITHOUT_STORAGE: 2, 3: 1, 4: 1}
     records = {record.trial: record for record in ledger.trials()}
     assert [records[n].state for n in range(5)] == [
-        metrics.COMPLETE, metrics.FAILED, metrics.COMPLETE, metrics.COMPLETE, metrics.COMPLETE,
+        names.COMPLETE, names.FAILED, names.COMPLETE, names.COMPLETE, names.COMPLETE,
     ]  # fmt: skip
-    assert records[POISONOUS].tags[metrics.TAG_REASON]
-    lines = (tmp_path / STUDY / metrics.EVENTS_FILE).read_text().splitlines()
+    assert records[POISONOUS].tags[names.TAG_REASON]
+    lines = (tmp_path / STUDY / names.EVENTS_FILE).read_text().splitlines()
     events = [(event["event"], event["trial"]) for event in map(json.loads, lines)]
     assert sorted(events) == sorted([(AWAY, WITHOUT_STORAGE)] + [(WORKER, POISONOUS)] * (1 + RETRIES))
     assert "its storage does not answer (Stale file handle)" in shown.getvalue().replace("\n", " ")
@@ -88,7 +88,7 @@ def test_a_poisonous_configuration_fails_after_its_retries_and_the_study_goes_on
 def test_what_counts_as_a_storage_that_is_away(tmp_path: Path) -> None:
     folder, store = Storage(tmp_path), Storage(tmp_path, "s3://bucket/studies")
     (tmp_path / "s").mkdir()
-    (tmp_path / "s" / metrics.STUDY_FILE).write_text("{}")
+    (tmp_path / "s" / names.STUDY_FILE).write_text("{}")
     assert is_away(OSError(errno.EIO, ""), folder, "s") and is_away(OSError(errno.EROFS, ""), store, "s")
     assert is_away(OSError("AWS Error NETWORK_CONNECTION"), store, "s")
     assert not is_away(OSError("no number"), folder, "s") and not is_away(OSError(errno.EACCES, ""), folder, "s")

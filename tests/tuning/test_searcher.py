@@ -10,7 +10,7 @@ import optuna
 import pytest
 from ray.tune.search import Searcher
 
-from study import metrics
+from study import metrics, names
 from study.search.forecast import forecast
 from study.search.proposer import decode, encode
 from study.search.queueing import Result
@@ -45,7 +45,7 @@ def searcher_at(folder: Path, spec: StudySpec | None = None) -> StudySearcher:
 def final(accuracy: float, faithfulness: float) -> dict[str, Any]:
     """As Ray hands it over: nested keys joined with slashes."""
     return {
-        "state": metrics.COMPLETE,
+        "state": names.COMPLETE,
         "reason": "",
         f"report/{metrics.ACCURACY.ledger_name}": accuracy,
         f"report/{metrics.FAITHFULNESS.ledger_name}": faithfulness,
@@ -77,10 +77,10 @@ def test_states_told_to_optuna(tmp_path: Path) -> None:
     for i in range(5):
         searcher.suggest(f"ray-{i}")
     searcher.on_trial_complete("ray-0", final(50.0, 3.0))
-    searcher.on_trial_complete("ray-1", {"state": metrics.DIVERGED, "reason": "non-finite loss in epoch 2"})
+    searcher.on_trial_complete("ray-1", {"state": names.DIVERGED, "reason": "non-finite loss in epoch 2"})
     searcher.on_trial_complete("ray-2", None, error=True)
     searcher.on_trial_complete("ray-3", final(float("nan"), 3.0))
-    searcher.on_trial_complete("ray-4", {"state": metrics.RUNNING, "reason": ""})  # the time was up
+    searcher.on_trial_complete("ray-4", {"state": names.RUNNING, "reason": ""})  # the time was up
     trials = stored(tmp_path)
     assert [t.state.name for t in trials] == ["COMPLETE", "FAIL", "FAIL", "FAIL", "RUNNING"]
     assert trials[0].values == [50.0, 3.0]
@@ -160,7 +160,7 @@ def test_encoding_round_trip() -> None:
 
 def rung(epoch: int, accuracy: float, faithfulness: float, error: float = 0.0) -> dict[str, Any]:
     values = final(accuracy, faithfulness)
-    return {**values, "state": metrics.RUNNING, "epoch": epoch, f"report/{metrics.ACCURACY_ERROR}": error}
+    return {**values, "state": names.RUNNING, "epoch": epoch, f"report/{metrics.ACCURACY_ERROR}": error}
 
 
 class Simulated:
@@ -178,7 +178,7 @@ class Simulated:
 
     def report(self, result: dict[str, Any]) -> str:
         decision = self.scheduler.on_trial_result(None, self.trial, result)
-        if decision == "STOP" or result["state"] != metrics.RUNNING:
+        if decision == "STOP" or result["state"] != names.RUNNING:
             self.searcher.on_trial_complete(self.trial.trial_id, result)
         return str(decision)
 
@@ -205,7 +205,7 @@ def test_stopped_trials_are_pruned_and_keep_what_they_had(tmp_path: Path) -> Non
     assert [t.state.name for t in trials] == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED", "PRUNED"]
     assert trials[2].user_attrs["rungs"] == {"1": [31.0, 30.0]}
     assert trials[2].user_attrs["stopped_after_epochs"] == 1
-    assert study.searcher.counts()[metrics.STOPPED] == 4
+    assert study.searcher.counts()[names.STOPPED] == 4
     assert [number for number, *_ in study.searcher.front()] == [0], "partial values reached the front"
 
 
@@ -236,7 +236,7 @@ def test_rungs_outlive_the_session(tmp_path: Path) -> None:
     second = Simulated(tmp_path, spec)
     assert second.start("again")["number"] == 3
     past = [(1, {metrics.ACCURACY.ledger_name: 80.0, metrics.FAITHFULNESS.ledger_name: 9.0})]
-    assert second.report({**rung(2, 81.0, 9.0), metrics.PAST_RUNGS: past}) == "CONTINUE"
+    assert second.report({**rung(2, 81.0, 9.0), names.PAST_RUNGS: past}) == "CONTINUE"
     second.start("new")
     assert second.report(rung(1, 50.5, 5.0)) == "STOP"  # fourth of five, after 80, 52 and 51
     assert stored(tmp_path)[4].state.name == "PRUNED"
@@ -308,7 +308,7 @@ def test_replicates_repeat_points_near_the_front_with_other_seeds(tmp_path: Path
     repeated = []
     for name in ("r-0", "r-1"):
         config = searcher.suggest(name)
-        of = int(config["tags"][metrics.TAG_REPLICATE_OF])
+        of = int(config["tags"][names.TAG_REPLICATE_OF])
         repeated.append(of)
         assert config["trial"] == {**configs[of]["trial"], "seed": config["trial"]["seed"]}
         assert config["trial"]["seed"] > spec.seed and config["kept"] and not config["compared"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from made_studies import MakeStudy
 
-from study import metrics
+from study import names
 from study.config import DataConfig, EvaluationConfig, TrialConfig
 from study.ledger import Ledger
 
@@ -43,4 +43,4 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def study(make_study: MakeStudy, trained: Trained) -> Ledger:
     """Trial 0 is its front; trial 1 was stopped."""
     files, scores = trained
-    return make_study([(metrics.COMPLETE, CONFIG.to_dict(), scores, files), (metrics.STOPPED, {}, {}, [])])
+    return make_study([(names.COMPLETE, CONFIG.to_dict(), scores, files), (names.STOPPED, {}, {}, [])])

@@ -22,9 +22,9 @@ from pyarrow import parquet
 
 from analysis.export import main
 from analysis.export.manifest import verify
-from study import metrics
+from study import names
+from study.command import EXIT_BAD_INPUT, run_command
 from study.config import DataConfig, EvaluationConfig, TrialConfig
-from study.errors import EXIT_BAD_INPUT, run_command
 from study.ledger import Ledger
 from study.storage.test_looks import openings
 from study.trial.trial import Trial
@@ -59,8 +59,8 @@ def test_the_test_split_is_missing_then_damaged_then_there(
     trial.step()
     files = trial.export(tmp_path / "trial")
     scores = {**trial.history[-1], "val/faithfulness": 1.0}
-    make_study([(metrics.COMPLETE, config.to_dict(), scores, files)])
-    book, out = storage / "demo" / metrics.TEST_LOG_FILE, tmp_path / "out"
+    make_study([(names.COMPLETE, config.to_dict(), scores, files)])
+    book, out = storage / "demo" / names.TEST_LOG_FILE, tmp_path / "out"
     command = ["demo", "--out", str(out), "--storage", str(storage), *QUICK]
 
     assert run_command(main, command) == EXIT_BAD_INPUT
@@ -82,7 +82,7 @@ def test_the_test_split_is_missing_then_damaged_then_there(
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe{", b"[]", b"null", b'{"network": "tiny"}', b"{" * 100_000])
-@pytest.mark.parametrize("name", [metrics.MODEL_CONFIG_FILE, metrics.MODEL_FILE])
+@pytest.mark.parametrize("name", [names.MODEL_CONFIG_FILE, names.MODEL_FILE])
 def test_artifacts_of_nonsense_are_one_line(
     content: bytes, name: str, study: Ledger, storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

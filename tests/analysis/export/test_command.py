@@ -17,10 +17,10 @@ from analysis.export.card import model_card
 from analysis.export.command import command_line
 from analysis.export.manifest import verify
 from study import metrics
+from study.command import EXIT_BAD_INPUT, run_command
 from study.config import TrialConfig
 from study.data import open_dataset
 from study.data.augment import normalize
-from study.errors import EXIT_BAD_INPUT, run_command
 from study.ledger import Ledger
 from study.storage.test_looks import openings
 from study.training.checkpoint import load_model

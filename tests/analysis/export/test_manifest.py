@@ -12,7 +12,8 @@ import pytest
 
 from analysis.export.manifest import to_json, verify, write_manifest
 from analysis.verify import main
-from study.errors import EXIT_BAD_INPUT, InputError, run_command
+from study.command import EXIT_BAD_INPUT, run_command
+from study.errors import InputError
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ from made_studies import MakeStudy, scored
 from analysis.export.picks import folder_name, pick_rows, roles
 from analysis.load import load_study
 from analysis.table import StudyTable
-from study import metrics
+from study import names
 from study.errors import InputError
 
 
 def made(
     make_study: MakeStudy, points: list[dict[str, float]], objectives: Mapping[str, str] | None = None
 ) -> StudyTable:
-    return load_study(make_study([(metrics.COMPLETE, {}, p, []) for p in points], objectives))
+    return load_study(make_study([(names.COMPLETE, {}, p, []) for p in points], objectives))
 
 
 def test_all_knee_and_best(make_study: MakeStudy) -> None:
@@ -49,7 +49,7 @@ def test_what_is_minimised_is_best_where_it_is_lowest(make_study: MakeStudy) -> 
 
 
 def test_nothing_to_pick(make_study: MakeStudy) -> None:
-    study = load_study(make_study([(metrics.RUNNING, {}, scored(90, 1), [])]))
+    study = load_study(make_study([(names.RUNNING, {}, scored(90, 1), [])]))
     assert roles(study) == {}
     with pytest.raises(InputError, match="no complete trial"):
         pick_rows(study, "knee")

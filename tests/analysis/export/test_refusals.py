@@ -11,10 +11,11 @@ import pytest
 from made_studies import MakeStudy
 
 from analysis.export import main
-from study import metrics
+from study import names
+from study.command import EXIT_BAD_INPUT, run_command
 from study.config import TrialConfig
 from study.data import open_card_data
-from study.errors import EXIT_BAD_INPUT, InputError, run_command
+from study.errors import InputError
 from study.ledger import Ledger
 from tests.payload import Payload
 
@@ -24,7 +25,7 @@ Trained = tuple[list[Path], dict[str, float]]
 def changed(files: list[Path], folder: Path, *, weights: bytes | None = None, **changes: object) -> list[Path]:
     """Copies of a network's files whose card says something else, or whose weights are something else."""
     folder.mkdir()
-    old, card = (next(f for f in files if f.name == n) for n in (metrics.MODEL_FILE, metrics.MODEL_CONFIG_FILE))
+    old, card = (next(f for f in files if f.name == n) for n in (names.MODEL_FILE, names.MODEL_CONFIG_FILE))
     (folder / old.name).write_bytes(old.read_bytes() if weights is None else weights)
     (folder / card.name).write_text(json.dumps({**json.loads(card.read_text()), **changes}))
     return [folder / old.name, folder / card.name]
@@ -54,7 +55,7 @@ def test_a_network_that_cannot_be_proven_is_not_exported(
 ) -> None:
     files, scores = trained
     tampered = changed(files, tmp_path / "tampered", **changes)
-    ledger = make_study([(metrics.COMPLETE, config.to_dict(), scores, tampered)])
+    ledger = make_study([(names.COMPLETE, config.to_dict(), scores, tampered)])
     assert message in refused(storage, tmp_path, capsys, ledger)
 
 
@@ -74,7 +75,7 @@ def test_a_checkpoint_with_pickled_code_is_refused_and_never_executed(
     weights = pickle.dumps(Payload(trace))
     change = {"sha256": hashlib.sha256(weights).hexdigest()} if hash_fits else {}
     ledger = make_study(
-        [(metrics.COMPLETE, config.to_dict(), scores, changed(files, tmp_path / "tampered", weights=weights, **change))]
+        [(names.COMPLETE, config.to_dict(), scores, changed(files, tmp_path / "tampered", weights=weights, **change))]
     )
     message = refused(storage, tmp_path, capsys, ledger)
     assert ("not a safetensors file" if hash_fits else "damaged") in message
@@ -91,12 +92,12 @@ def refused(storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], l
     assert error.count("\n") == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     assert not any(t.startswith("study.test_opening/") for t in ledger.record().tags)
-    assert not (storage / "demo" / metrics.TEST_LOG_FILE).exists()
+    assert not (storage / "demo" / names.TEST_LOG_FILE).exists()
     return error
 
 
 def test_a_study_without_a_front_exports_nothing(make_study: MakeStudy, storage: Path, tmp_path: Path) -> None:
-    make_study([(metrics.FAILED, {}, {}, [])])
+    make_study([(names.FAILED, {}, {}, [])])
     with pytest.raises(InputError, match="no complete trial"):
         main(["demo", "--out", str(tmp_path / "exported"), "--storage", str(storage)])
     assert not (tmp_path / "exported").exists()

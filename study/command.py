@@ -1,0 +1,55 @@
+"""What every command shares: it refuses in one line that says what is wrong, where, and what to do; exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from study.errors import InputError, one_line
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+_POSITIONAL = ("spec", "study", "folder")  # arguments that are named by their place
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses like everything else here, in one line: argparse itself prints its usage first."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises :class:`InputError`."""
+        raise InputError(f"{message}; `{self.prog} --help` lists what there is")
+
+
+def refuse_empty(args: argparse.Namespace, *, allowed: Sequence[str] = ()) -> None:
+    """Raises :class:`InputError` for an option given as '': a shell variable that is not set, most often."""
+    for name, value in vars(args).items():
+        if isinstance(value, str) and not value.strip() and name not in allowed:
+            option = name if name in _POSITIONAL else "--" + name.replace("_", "-")
+            raise InputError(f"{option}: is empty; give a value or leave it out")
+
+
+def expanded(text: str | Path, option: str) -> Path:
+    """A path whose ``~`` is written out. Raises :class:`InputError` for the home of a user who is not there."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(f"{option} {text}: there is no such user's home here; write the folder out") from None
+
+
+def run_command(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
+    """Run a command's ``main`` and turn an :class:`InputError` into one line on stderr and exit code 2.
+
+    Anything else that is raised is a defect of this program and keeps its traceback.
+    """
+    try:
+        return main(argv) or 0
+    except InputError as error:
+        print("error: " + one_line(str(error)), file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted: type the same command again to continue", file=sys.stderr)
+        return EXIT_INTERRUPTED
