@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 study: $(STAMP)  ## a whole study on embedded data: train, search, front, checkpoints, report (about 4 min)
-	@$(RUN) study.run search_spaces/quick.yaml --name quick
+	@$(RUN) study.run search_spaces/quick.yaml --name quick --replicates 4
 	@$(RUN) analysis.pareto quick
 	@$(RUN) analysis.export quick --out results/quick/export
 	@$(RUN) analysis.report quick

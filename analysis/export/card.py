@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from analysis.export.formats import FILES, ONNX, SAFETENSORS, TORCH_EXPORT
@@ -233,7 +232,3 @@ def _files(entry: Mapping[str, Any]) -> str:
 
 def _interval(mean: float, bounds: Sequence[float], sign: str = "") -> str:
     return f"{mean:{sign}.2f} [{bounds[0]:{sign}.2f}, {bounds[1]:{sign}.2f}]"
-
-
-def write_card(folder: Path, text: str) -> None:
-    (folder / README_FILE).write_text(text)
