@@ -78,3 +78,9 @@ def test_the_readme_explains_the_faithfulness_that_is_measured() -> None:
 def test_the_specification_of_the_readme_is_one() -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     StudySpec.model_validate(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("page", ["docs/tour.md", "CONTRIBUTING.md"])
+def test_files_that_a_page_names_exist(page: str) -> None:
+    named = re.findall(r"`((?:study|analysis|tests|benchmarks|search_spaces)/[\w./]*)`", (ROOT / page).read_text())
+    assert len(named) > 5 and [name for name in named if not (ROOT / name).exists()] == []
