@@ -17,11 +17,11 @@ ALLOWED: dict[str, set[str]] = {
     **{room: set() for room in EVERYBODY},
     "study.storage": set(),
     "study.ledger": {"study.storage"},
-    "study.data": set(),
+    "study.data": {"study.storage"},
     "study.networks": set(),
     "study.saliency": {"study.networks"},
     "study.faithfulness": {"study.saliency", "study.networks"},
-    "study.training": {"study.networks", "study.data"},
+    "study.training": {"study.networks", "study.data", "study.storage"},
     "study.trial": {"study.training", "study.faithfulness", "study.networks", "study.data", "study.storage"},
     "study.train": {"study.trial", "study.storage"},
     "study.evaluate": {
@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "study.search": {"study.ledger", "study.storage"},
     "study.planning": {  # of the search the rule of the rungs
         "study.trial", "study.training", "study.faithfulness", "study.networks", "study.data", "study.search",
+        "study.storage",
     },
     "study.tuning": {"study.search", "study.trial", "study.ledger", "study.storage"},
     "study.cluster": {"study.ledger"},

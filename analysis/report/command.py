@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from study.command import Parser, refuse_empty
 from study.spec.eligible import empty_line
+from study.storage.atomic import write_atomically
 
 REPORT_FILE = "report.html"
 FIGURES = "figures"
@@ -48,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     content = collect(ledger, study, curves, args.data, typed, repeated_options(args))
     figures = draw(study, content, out / FIGURES)
     page = render(content, [f.relative_to(out).as_posix() for f in figures])
-    part = out / f".{REPORT_FILE}.part"
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, out / REPORT_FILE)
+    write_atomically(out / REPORT_FILE, page.encode())
     if content.why_no_maps:
         print(f"report   no saliency maps: {content.why_no_maps}", file=sys.stderr)
     if not content.front.mask.any():

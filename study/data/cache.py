@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import numpy as np
 
 from study.data.arrays import Arrays
 from study.errors import InputError
+from study.storage.atomic import write_atomically
 
 FORMAT = 1  # raise it when the files below change
 _NAME = "interpretable-gradients-study"
@@ -107,11 +109,8 @@ def hash_files(folder: Path, files: Sequence[Path]) -> str:
     for file in files:
         with file.open("rb") as stream:
             digest.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    try:  # only a memo: a cache that cannot be written is complained about where it matters
+    # Only a memo: a cache that cannot be written is complained about where it matters.
+    with contextlib.suppress(OSError, InputError):
         memo.parent.mkdir(parents=True, exist_ok=True)
-        part = memo.with_suffix(f".{os.getpid()}")
-        part.write_text(digest.hexdigest())
-        os.replace(part, memo)
-    except OSError:
-        pass
+        write_atomically(memo, digest.hexdigest().encode())
     return digest.hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import time
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from study import names
+from study.storage.atomic import write_atomically
 
 
 class Exchange(Protocol):
@@ -41,9 +41,7 @@ def claim(folder: Path, earlier: Iterable[str], exchange: Exchange | None = None
         known.append(note.read_text().strip())
     attempt = new_attempt(max(known, default=""))
     folder.mkdir(parents=True, exist_ok=True)
-    part = note.with_name(f".{note.name}.{attempt}")
-    part.write_text(attempt + "\n")
-    os.replace(part, note)
+    write_atomically(note, f"{attempt}\n".encode())
     if exchange is not None:
         exchange.push(note)
     return attempt

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from study.config import TrialConfig
 from study.errors import InputError
+from study.storage.atomic import write_atomically
 
 #: What of a training's configuration changes its speed so much that each value is timed.
 SPEED_KEYS = ("network", "batch_size", "accumulate", "amp", "engine")
@@ -98,12 +98,7 @@ class Profile:
 
     def write(self, file: Path) -> None:
         """Atomically. Raises :class:`InputError` where the file cannot be written."""
-        part = file.with_name(file.name + ".part")
-        try:
-            part.write_text(json.dumps({"format": _FORMAT, **dataclasses.asdict(self)}, indent=2) + "\n")
-            os.replace(part, file)
-        except OSError as error:
-            raise InputError(f"--save-profile {file}: cannot be written: {error.strerror or error}") from None
+        write_atomically(file, (json.dumps({"format": _FORMAT, **dataclasses.asdict(self)}, indent=2) + "\n").encode())
 
     @classmethod
     def read(cls, file: Path) -> Profile:

@@ -27,8 +27,8 @@ from study.errors import InputError
 from study.faithfulness.report import write_per_image
 from study.ledger import Ledger, SupersededError, TrialRecord
 from study.networks import build
+from study.storage.atomic import write_atomically
 from study.storage.storage import Storage, trial_folder
-from study.training.atomic import write_atomically
 from study.training.checkpoint import load_checkpoint, load_model, restore
 from study.trial.trial import default_device, score_network
 

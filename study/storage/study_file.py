@@ -15,6 +15,7 @@ from study import names
 from study.config import DEFAULTS
 from study.errors import InputError
 from study.spec.study_spec import StudySpec
+from study.storage.atomic import write_atomically
 from study.storage.storage import Storage
 
 _NOT_IN_IDENTITY = ("data.source", "evaluation.batch_size", "fixed.seed", "fixed.rungs")
@@ -80,7 +81,7 @@ def _short(value: object) -> str:
 
 
 def write_study(storage: Storage, name: str, spec: StudySpec, identity: dict[str, Any], fingerprint: str) -> None:
-    """Atomically: a killed command leaves the old file or the new one."""
+    """A killed command leaves the old file or the new one. Raises :class:`InputError` where it cannot be written."""
     file = storage.local / name / names.STUDY_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {
@@ -90,7 +91,5 @@ def write_study(storage: Storage, name: str, spec: StudySpec, identity: dict[str
         "spec": spec.model_dump(mode="json", by_alias=True),
         "command": [os.path.basename(sys.executable), "-m", "study.run", *sys.argv[1:]],
     }
-    part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(part, file)
+    write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
     storage.push(file)

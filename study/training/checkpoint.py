@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from study.errors import InputError
 from study.names import MODEL_CONFIG_FILE, MODEL_FILE
 from study.networks import build
-from study.training.atomic import write_atomically
+from study.storage.atomic import write_atomically
 
 FORMAT = "study-checkpoint"
 VERSION = 1
