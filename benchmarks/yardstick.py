@@ -37,6 +37,8 @@ MIXES = (25, 50, 75)  # percent of a map that is replaced by one of its shifts
 _DEGRADED, _REFERENCE = 100, 250  # images on which degraded maps, and the reference's, are masked
 DATA = Path(__file__).parent / "data" / "yardstick"
 _GATED = ("airbench16-3-0", "tiny-4-0", "airbench16-3-lambda0.3-0")
+#: For the gate of another image's map alone, on every image: A's noise on fewer is wider than its bound.
+_GATED_AGAIN = ("airbench16-12-0", "airbench16-12-1", "tiny-4-0", "tiny-4-1")
 
 
 class Subject:
@@ -225,6 +227,16 @@ def gates(subject: Subject, other: Subject) -> dict[str, Any]:
     return subject.about() | found | {"knowing": summary(columns, knowing)}
 
 
+def another_image(subject: Subject) -> dict[str, Any]:
+    """What another image's map gets in the place of the network's own, on all images that may be scored."""
+    scorer = subject.scorer(subject.images(4500), methods=("grad_cam",))
+    first = scorer.first_pass(stand_ins={})
+    maps = first.maps["grad_cam"]
+    sources = {"grad_cam": maps, "another image": maps[grid.partners(len(maps), 50)]}
+    columns = scorer.agreements(first, sources) | scorer.masking(first, sources, images=scorer.n)
+    return subject.about() | {"stand-ins": summary(columns, sources)}
+
+
 def work(source: str) -> list[tuple[str, str, Callable[[], dict[str, Any]]]]:
     """(file, entry's group, what to compute), for every network that is there."""
     dataset = open_dataset(DataConfig(source=source))
@@ -259,6 +271,11 @@ def work(source: str) -> list[tuple[str, str, Callable[[], dict[str, Any]]]]:
                     lambda a=name, b=other: gates(Subject(at_hand[a], dataset), Subject(at_hand[b], dataset)),
                 )  # type: ignore[misc]
             )
+    for name in _GATED_AGAIN:
+        if name in at_hand:
+            jobs.append(
+                (f"another-image-{name}", "another image", lambda a=name: another_image(Subject(at_hand[a], dataset)))
+            )  # type: ignore[misc]
     return jobs
 
 

@@ -228,14 +228,17 @@ def gates(rows: Sequence[Row]) -> str:
                 f"{100 * max(changes):.3f} %",
             ]
         )
-    for source in ("centre", "another image", "random"):
+    again = [r for r in rows if r["group"] == "another image"]
+    gated = [(source, source, of) for source in ("centre", "another image", "random")]
+    gated += [("another image", f"another image, {len(again)} networks on all images", again)] if again else []
+    for source, said, rows_of in gated:
         for column in ("masking_excess", "deletion_agreement", "subset_agreement"):
-            own, n = _pooled(of, f"grad_cam/{column}")
-            got, error = _pooled_with_error(of, f"{source}/{column}")
+            own, n = _pooled(rows_of, f"grad_cam/{column}")
+            got, error = _pooled_with_error(rows_of, f"{source}/{column}")
             bound = (got + 1.645 * error) / own
             body.append(
                 [
-                    source,
+                    said,
                     column.replace("_", " "),
                     f"{got:.2f} ± {error:.2f} of {own:.1f}; 95 % bound {100 * bound:.1f} % ({n} images)",
                 ]
