@@ -17,8 +17,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' 2> >(grep -v '^WARNING' >&2)
 	@touch $(STAMP)
 
-study: $(STAMP)  ## a whole study on embedded data: train, search, front, checkpoints, report (about 4 min)
-	@$(RUN) study.run search_spaces/quick.yaml --name quick --replicates 4
+study: $(STAMP)  ## a whole study on embedded data: train, search, front, checkpoints, report (about 5 min)
+	@$(RUN) study.run search_spaces/quick.yaml --name quick --replicates 2
 	@$(RUN) analysis.pareto quick
 	@$(RUN) analysis.export quick --out results/quick/export
 	@$(RUN) analysis.report quick
