@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from analysis.export.picks import ALL, check_model_name, check_pick, pick_rows, 
 from study import metrics, names
 from study.command import Parser, expanded, refuse_empty
 from study.errors import InputError
+from study.ledger.tracking import masked
 
 if TYPE_CHECKING:
     from analysis.export.fetch import Proven
@@ -178,7 +178,7 @@ def _entry(study: StudyTable, proven: Proven, parity: Mapping[str, Any]) -> dict
 
 def command_line(parts: Sequence[str]) -> str:
     """A command as it may be shown to whoever gets the export: without the password that a URI in it may hold."""
-    return re.sub(r"(//[^/@:\s]*):[^@\s]*@", r"\1:***@", shlex.join(parts))
+    return masked(shlex.join(parts))
 
 
 def _study_command(storage: Storage, study: str) -> str | None:

@@ -65,7 +65,7 @@ def shown(tracking_uri: str) -> str:
 
 def masked(text: str) -> str:
     """A text, such as a command as it was typed, in which no URI shows its password."""
-    return re.sub(r"(://[^/@:\s]*):[^/@\s]+@", r"\1:***@", text)
+    return re.sub(r"(//[^/@:\s]*):[^@\s]*@", r"\1:***@", text)  # a password may hold a slash
 
 
 def first_line(error: object) -> str:
