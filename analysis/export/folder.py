@@ -15,6 +15,7 @@ from typing import Any
 
 from analysis.export.manifest import MANIFEST_FILE, foreign_files, read_manifest
 from study.errors import InputError
+from study.storage.atomic import sync_folder
 
 _HINT = "choose another --out"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # renameat2(2)
@@ -95,7 +96,7 @@ def replace_folder(part: Path, out: Path) -> None:
         os.rename(out, old)
         os.rename(part, out)
         shutil.rmtree(old, ignore_errors=True)
-    _sync(out.parent)
+    sync_folder(out.parent)
 
 
 def _check_space(out: Path, needed: int) -> None:
@@ -144,13 +145,3 @@ def _exchange(one: Path, other: Path) -> bool:
     except (OSError, AttributeError):
         return False
     return call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
-
-
-def _sync(folder: Path) -> None:
-    """Make the renames durable, where the file system lets a folder be synced."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

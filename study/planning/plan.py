@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from study.config import EvaluationConfig
 from study.errors import InputError
 from study.planning.simulation import Images, Outcome, play, plays, scored_images, scoring
 from study.planning.speeds import Profile, Speed
@@ -76,7 +75,7 @@ class Plan:
 
     def _speed(self, speed: Speed) -> str:
         """A network's times, and what all its scorings take of a whole training, regularized or plain."""
-        evaluation = EvaluationConfig(**self.spec.evaluation)
+        evaluation = self.spec.evaluation_config
         score = scoring(evaluation, speed, self.images)
         seconds = (speed.plain, speed.regularized, speed.classified, score / scored_images(evaluation, self.images))
         scorings = len(self.spec.fidelity.rungs) + 1

@@ -31,7 +31,7 @@ from study.spec.study_spec import StudySpec
 _SECONDS = 15.0  # of timing, beside warm-up; more where a single step is long
 _SLOT = 0.7  # seconds that one kind of work is repeated before the next has its turn
 _SMALL = 16  # images with which a slow network is timed
-_TOO_SLOW = 3.0  # seconds of a step above which it is timed with fewer images
+_TOO_SLOW = 3.0  # seconds of a step, or of a scoring, above which fewer images are timed
 _MASKED = 2  # images that an evaluation masks at least
 _TEMPERATURE = 2.0  # of what is timed: not 1, at which some maps would be made once instead of twice
 _KINDS = ("plain", "regularized", "classified", "scored", "masked", "saved")

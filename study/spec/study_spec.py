@@ -151,9 +151,13 @@ class StudySpec(Strict):
         return DataConfig(**self.data)
 
     @property
+    def evaluation_config(self) -> EvaluationConfig:
+        return EvaluationConfig(**self.evaluation)
+
+    @property
     def protocol(self) -> str:
         """Identity of the protocol that this version scores its trials under, e.g. ``paper/2``."""
-        return protocol_identity(EvaluationConfig(**self.evaluation).protocol)
+        return protocol_identity(self.evaluation_config.protocol)
 
     @property
     def targets(self) -> list[Metric]:
@@ -213,7 +217,7 @@ class StudySpec(Strict):
     def identity(self, data_fingerprint: str) -> dict[str, Any]:
         """All that determines a trial's result: not paths, budget, resources, sampler or known points."""
         data = {k: v for k, v in dataclasses.asdict(self.data_config).items() if k != "source"}
-        evaluation = dataclasses.asdict(EvaluationConfig(**self.evaluation))
+        evaluation = dataclasses.asdict(self.evaluation_config)
         del evaluation["batch_size"]  # changes the speed, not the scores
         dump = self.model_dump(
             mode="json", by_alias=True, include={"objectives", "scalarize", "space", "fixed", "fidelity", "seed"}

@@ -31,13 +31,13 @@ def write_atomically(path: Path, content: bytes) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the file system lets a folder be synced."""
+def sync_folder(folder: Path) -> None:
+    """Make a rename in it durable, where the file system lets a folder be synced."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
