@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.yardstick_networks import Entry, entries, saved
+from benchmarks.yardstick_networks import SAMPLES, Entry, Sample, entries, saved
 from study import metrics, names
 from study.config import DataConfig, EvaluationConfig
 from study.data import Dataset, open_dataset
@@ -185,10 +185,9 @@ def few(subject: Subject) -> dict[str, Any]:
     return scored(subject, subject.images(500))
 
 
-def nothing(subject: Subject, part: int) -> dict[str, Any]:
-    """Of a network that learned nothing, on images of its own: ten networks, and twenty others on half as many each."""
-    images = subject.unseen(3500, part) if part < 10 else subject.unseen(1750, part - 10)
-    return scored(subject, images, as_it_is=True)
+def nothing(subject: Subject, sample: Sample, seed: int) -> dict[str, Any]:
+    """Of a network that learned nothing, on images that no other network of its sample is scored on."""
+    return scored(subject, subject.unseen(sample.images, sample.part(seed)), as_it_is=True)
 
 
 def gates(subject: Subject, other: Subject) -> dict[str, Any]:
@@ -256,8 +255,10 @@ def work(source: str) -> list[tuple[str, str, Callable[[], dict[str, Any]]]]:
             if entry.group == "long":
                 jobs.append((f"{name}-curve", "curve", lambda f=folder: few(Subject(f, dataset))))  # type: ignore[misc]
             if entry.group == "collapsed":
-                group = ("untrained" if epoch == 0 else "collapsed") + (", again" if entry.config.seed >= 10 else "")
-                jobs.append((name, group, lambda f=folder, s=entry.config.seed: nothing(Subject(f, dataset), s)))  # type: ignore[misc]
+                seed = entry.config.seed
+                sample = next(s for s in SAMPLES if seed in s.seeds)
+                group = ("untrained" if epoch == 0 else "collapsed") + sample.name
+                jobs.append((name, group, lambda f=folder, a=sample, s=seed: nothing(Subject(f, dataset), a, s)))  # type: ignore[misc]
             if entry.group in ("shuffled", "deletions"):
                 jobs.append((name, entry.group, lambda f=folder: few(Subject(f, dataset))))  # type: ignore[misc]
     at_hand = {e.folder: saved(e, e.saved[-1]) for e in found if there(e, e.saved[-1])}

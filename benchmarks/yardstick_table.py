@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.yardstick import METHODS, MIXES
+from benchmarks.yardstick_networks import SAMPLES
 
 #: Candidate -> (column, title). B is the ratio of A to A of the reference.
 CANDIDATES = {"A": "masking_excess", "B": "masking_share", "C": "deletion_agreement", "D": "subset_agreement"}
@@ -179,7 +180,7 @@ def falls(rows: Sequence[Row]) -> str:
 def nothing_learned(rows: Sequence[Row]) -> str:
     """Means over seeds with 95 % intervals; two one-sided tests of A within the margin."""
     body = []
-    samples = [(group, (group,)) for group in ("untrained", "collapsed", "untrained, again", "collapsed, again")]
+    samples = [(f"{state}{s.name}", (f"{state}{s.name}",)) for s in SAMPLES for state in ("untrained", "collapsed")]
     samples += [(f"{group}, both samples", (group, f"{group}, again")) for group in ("untrained", "collapsed")]
     for group, groups in (*samples, ("shuffled", ("shuffled",))):
         of = [r for r in rows if r["group"] in groups]
