@@ -201,7 +201,7 @@ def _split(dataset: Dataset, args: argparse.Namespace, subjects: Sequence[Subjec
     if args.split == "val":
         return dataset.validation
     from study.storage.storage import Storage, check_study_name
-    from study.storage.test_looks import note_look
+    from study.storage.test_log import note_look
 
     when = datetime.now(UTC).isoformat(timespec="milliseconds")
     storage = Storage.parse(args.storage)

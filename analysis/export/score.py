@@ -31,7 +31,7 @@ def open_and_score(
     ``temperature``: :func:`temperature_of` the network. Raises :class:`InputError` where the look cannot be noted: the
     split then stays closed.
     """
-    from study.storage.test_looks import note_look
+    from study.storage.test_log import note_look
 
     trial, run_id = study.column("trial")[proven.row], study.column("run_id")[proven.row]
     when = datetime.now(UTC).isoformat(timespec="milliseconds")

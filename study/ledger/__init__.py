@@ -3,16 +3,16 @@
 The only room that knows MLflow, which is imported when a ledger is first used. See docs/decisions/0006-ledger.md.
 """
 
-from study.ledger.book import TrialBook, replay, settle
-from study.ledger.machine import MachineSampler
-from study.ledger.numbers import SupersededError
+from study.ledger.ledger import DataInput, Ledger
+from study.ledger.metric_writes import SupersededError
 from study.ledger.presentation import view_path
 from study.ledger.records import StudyRecord, TrialRecord
 from study.ledger.run import TrialRun
 from study.ledger.server import serve
 from study.ledger.store import create_store, studies
-from study.ledger.study import DataInput, Ledger
+from study.ledger.system_metrics import MachineSampler
 from study.ledger.tracking import default_tracking_uri, masked
+from study.ledger.writer import TrialBook, replay, settle
 
 __all__ = [
     "DataInput",

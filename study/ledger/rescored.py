@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from study import metrics, names
-from study.ledger.numbers import Number, write_numbers
+from study.ledger.metric_writes import Number, write_numbers
 from study.ledger.records import TrialRecord
 
 _METRICS = 1000  # per request, MLflow's limit

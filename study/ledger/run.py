@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from study import metrics, names
-from study.ledger.numbers import Number, check_holder, write_numbers
+from study.ledger.metric_writes import Number, check_holder, write_numbers
 from study.ledger.records import same_number
 
 EPOCH_METRIC = "epoch"  # logged with every report: its latest value is the last epoch that the ledger holds

@@ -13,7 +13,7 @@ from study.ledger.credentials import offer
 from study.ledger.tracking import first_line, locked, probe, shown, sqlite_path
 
 # A study is nobody's telemetry, and its terminal belongs to its own progress. The client's own retries are short:
-# whoever writes keeps a journal and tries again (study/ledger/book.py).
+# whoever writes keeps a journal and tries again (study/ledger/writer.py).
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

@@ -16,8 +16,8 @@ from mlflow.entities import Metric
 from benchmarks.server import served
 from study import names
 from study.ledger import Ledger, SupersededError, TrialBook
-from study.ledger import numbers as numbers_module
-from study.ledger.numbers import Number, write_numbers
+from study.ledger import metric_writes as metric_writes_module
+from study.ledger.metric_writes import Number, write_numbers
 
 #: Two batches: not finite, later values first, equal steps with later times and with larger values, an old step late.
 BATCHES = [
@@ -105,7 +105,7 @@ def test_a_store_with_other_tables_is_mlflows_business(
     run_id, other = hold(client), hold(client)
     with sqlite3.connect(tmp_path / "mlflow.db") as db:
         db.execute("ALTER TABLE metrics ADD COLUMN unit TEXT")
-    monkeypatch.setattr(numbers_module, "_into_sqlite", None)
+    monkeypatch.setattr(metric_writes_module, "_into_sqlite", None)
     write_numbers(client, run_id, "1", BATCHES[0])
     assert len(rows(tmp_path / "mlflow.db", "metrics", run_id)) == len(BATCHES[0])
     with pytest.raises(SupersededError):

@@ -18,9 +18,9 @@ from typing import Any
 from study import names
 from study.ledger.attempts import Exchange, claim
 from study.ledger.journal import Entry, Journal
-from study.ledger.numbers import SupersededError
+from study.ledger.ledger import DataInput, Ledger
+from study.ledger.metric_writes import SupersededError
 from study.ledger.run import REPORT_MS, TrialRun
-from study.ledger.study import DataInput, Ledger
 from study.ledger.tracking import first_line
 
 _GATHER = 1.0  # seconds in which reports are gathered into one request

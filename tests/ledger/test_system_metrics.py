@@ -9,8 +9,8 @@ import pytest
 
 from study import metrics, names
 from study.ledger import Ledger, MachineSampler, TrialBook
-from study.ledger import book as book_module
-from tests.ledger.test_book import break_ledger, journals, new_book, report
+from study.ledger import writer as writer_module
+from tests.ledger.test_writer import break_ledger, journals, new_book, report
 
 USED = f"{metrics.SYSTEM_METRICS}system_memory_usage_percentage"
 
@@ -43,7 +43,7 @@ def test_a_short_trial_has_one_sample(ledger: Ledger, tmp_path: Path) -> None:
 def test_what_could_not_be_told_is_told_by_the_next_attempt(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(book_module, "_GATHER", 0.02)
+    monkeypatch.setattr(writer_module, "_GATHER", 0.02)
     with monkeypatch.context() as patch:
         break_ledger(patch)
         book = new_book(ledger, tmp_path / "0000")

@@ -10,8 +10,8 @@ import logging
 import threading
 from typing import Any
 
-from study.ledger.book import TrialBook
 from study.ledger.tracking import first_line
+from study.ledger.writer import TrialBook
 
 _EVERY = 10.0  # seconds, as MLflow samples
 _log = logging.getLogger(__name__)

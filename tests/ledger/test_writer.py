@@ -14,12 +14,12 @@ import pytest
 
 from study import names
 from study.ledger import Ledger, SupersededError, TrialBook, attempts, replay, settle
-from study.ledger import book as book_module
 from study.ledger import run as run_module
+from study.ledger import writer as writer_module
 from study.ledger.attempts import new_attempt
 from study.ledger.journal import Journal
-from study.ledger.numbers import write_numbers
-from study.ledger.study import DataInput
+from study.ledger.ledger import DataInput
+from study.ledger.metric_writes import write_numbers
 from study.storage.storage import Storage
 
 PARAMS = {"network": "tiny", "reg_weight": 0.5}
@@ -91,8 +91,8 @@ def test_reports_are_gathered_into_few_requests(
 def test_training_goes_on_while_the_ledger_is_away(
     ledger: Ledger, trial_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(book_module, "_GATHER", 0.02)
-    monkeypatch.setattr(book_module, "_CAPACITY", 4)
+    monkeypatch.setattr(writer_module, "_GATHER", 0.02)
+    monkeypatch.setattr(writer_module, "_CAPACITY", 4)
     with monkeypatch.context() as patch:
         break_ledger(patch)
         book = new_book(ledger, trial_folder)
@@ -245,16 +245,16 @@ def test_a_new_attempt_tells_what_the_one_before_it_could_not(ledger: Ledger, tr
 def test_a_book_that_lags_behind_a_slow_ledger_waits(
     ledger: Ledger, trial_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(book_module, "_CAPACITY", 3)
-    monkeypatch.setattr(book_module, "_GATHER", 0.01)
+    monkeypatch.setattr(writer_module, "_CAPACITY", 3)
+    monkeypatch.setattr(writer_module, "_GATHER", 0.01)
     slow = threading.Event()
-    real = book_module.deliver
+    real = writer_module.deliver
 
     def deliver(*args):
         slow.wait(20)
         return real(*args)
 
-    monkeypatch.setattr(book_module, "deliver", deliver)
+    monkeypatch.setattr(writer_module, "deliver", deliver)
     book = new_book(ledger, trial_folder)
     caller = threading.Thread(target=book.report, args=([report(e) for e in range(1, 6)],))
     caller.start()

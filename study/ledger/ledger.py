@@ -21,7 +21,7 @@ from study.errors import InputError
 from study.ledger import presentation
 from study.ledger.attempts import new_attempt
 from study.ledger.bulk import BulkReader
-from study.ledger.numbers import SupersededError
+from study.ledger.metric_writes import SupersededError
 from study.ledger.records import StudyRecord, TrialRecord, flatten, read_run, run_name
 from study.ledger.rescored import replace_scores
 from study.ledger.run import TrialRun, log_texts

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from study.errors import InputError
-from study.storage.test_looks import note_opening, openings
+from study.storage.test_log import note_opening, openings
 
 
 def test_every_opening_stays(tmp_path: Path) -> None:
