@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "analysis.geometry": set(),
     "analysis.replicates": {"analysis.table", "analysis.geometry"},
     "analysis.anytime": {"analysis.table", "analysis.geometry"},
-    "analysis.figure": {"analysis.table", "analysis.replicates", "analysis.anytime"},
+    "analysis.figure": {"analysis.table", "analysis.replicates", "analysis.anytime", "study.storage"},
     "analysis.effect": {"analysis.table", "analysis.geometry"},
     "analysis.figure_importance": {"analysis.table", "analysis.figure", "analysis.effect", "analysis.importance"},
     "analysis.importance": {

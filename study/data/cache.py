@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from study.data.arrays import Arrays
 from study.errors import InputError
-from study.storage.atomic import write_atomically
+from study.storage.atomic import hidden_beside, move_into_place, write_atomically
 
 FORMAT = 1  # raise it when the files below change
 _NAME = "interpretable-gradients-study"
@@ -42,13 +41,9 @@ def cached(folder: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
     arrays = make()
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        part = entry.parent / f".{key[:16]}-{secrets.token_hex(8)}"
-        part.mkdir()  # not mkdtemp: the entry is for all whom the umask lets in
-        try:
+        with hidden_beside(entry) as part:
             _write(part, arrays)
             _replace(part, entry)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise InputError(
             f"cache {folder}: cannot be written ({error.strerror or error}); set STUDY_CACHE to a folder with room"
@@ -58,13 +53,11 @@ def cached(folder: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
 
 
 def _write(part: Path, arrays: Arrays) -> None:
+    part.mkdir()
     sizes = {}
     for name, value in vars(arrays).items():
         if value is not None:
-            with (part / f"{name}.npy").open("wb") as stream:
-                np.save(stream, value)
-                stream.flush()
-                os.fsync(stream.fileno())
+            np.save(part / f"{name}.npy", value)
             sizes[name] = (part / f"{name}.npy").stat().st_size
     (part / _MARK).write_text(json.dumps(sizes))
 
@@ -72,7 +65,7 @@ def _write(part: Path, arrays: Arrays) -> None:
 def _replace(part: Path, entry: Path) -> None:
     for last in (False, False, True):
         try:
-            part.rename(entry)
+            move_into_place(part, entry)
             return
         except OSError:  # there already: whole, by another process (perhaps since the last look), or damaged
             if _open(entry) is not None:

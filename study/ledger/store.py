@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from study.errors import InputError
 from study.ledger.credentials import offer
 from study.ledger.tracking import first_line, locked, probe, shown, sqlite_path
+from study.storage.atomic import move_into_place
 
 # A study is nobody's telemetry, and its terminal belongs to its own progress. The client's own retries are short:
 # whoever writes keeps a journal and tries again (study/ledger/writer.py).
@@ -43,8 +44,8 @@ def create_store(tracking_uri: str) -> None:
             if not path.exists() or path.stat().st_size == 0:
                 part = path.with_name(path.name + ".part")
                 part.unlink(missing_ok=True)
-                connect(f"sqlite:///{part}")
-                os.replace(part, path)
+                connect(f"sqlite:///{part}", create=True)
+                move_into_place(part, path)
     except OSError as error:
         raise InputError(
             f"ledger {path}: cannot be created ({error.strerror}); choose another --storage or --tracking-uri"
@@ -63,8 +64,11 @@ def check_artifact_store(location: str | None) -> None:
         raise InputError(f"artifacts in {location}: MLflow needs {install} for it; pip install {install}")
 
 
-def connect(tracking_uri: str) -> Any:
-    """An ``MlflowClient`` whose store is known to answer. Raises :class:`InputError`."""
+def connect(tracking_uri: str, *, create: bool = False) -> Any:
+    """An ``MlflowClient`` whose store is known to answer; ``create`` allows a new SQLite file.
+
+    Raises :class:`InputError` where the store does not answer, does not exist, or is not one of MLflow's.
+    """
     scheme = urlsplit(tracking_uri).scheme
     if scheme in ("", "file"):
         raise InputError(
@@ -73,7 +77,7 @@ def connect(tracking_uri: str) -> Any:
     if scheme in ("http", "https"):
         probe(tracking_uri)
     path = sqlite_path(tracking_uri)
-    if path is not None and path.suffix != ".part" and not path.exists():  # MLflow would create it
+    if not create and path is not None and not path.exists():  # MLflow would create it
         raise InputError(f"ledger {path}: there is none; check --storage or --tracking-uri, or start a study first")
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)

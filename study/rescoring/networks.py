@@ -7,10 +7,9 @@ was scored is found in the folder ``stage`` and is not scored again.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,10 @@ from study import metrics, names
 from study.config import TrialConfig
 from study.data import Dataset, open_card_data
 from study.errors import InputError
-from study.faithfulness.report import write_per_image
+from study.faithfulness.report import FaithfulnessReport, write_per_image
 from study.ledger import Ledger, SupersededError, TrialRecord
 from study.networks import build
-from study.storage.atomic import write_atomically
+from study.storage.atomic import replacing, write_atomically
 from study.storage.storage import Storage, trial_folder
 from study.training.checkpoint import load_checkpoint, load_model, restore
 from study.trial.trial import default_device, score_network
@@ -158,30 +157,32 @@ def _score(
 ) -> Scores:
     """Score a trial's network and keep what is found in ``folder``, which appears as a whole."""
     found = opener.network(record)
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    scores: Scores = {}
-    if found is not None:
-        config, dataset = opener.images(found.card)
-        device = default_device()
-        report = score_network(found.network.to(device), dataset, config.evaluation, device, tell)
-        scores = {found.epoch: report.metrics()}
-        if record.state == names.COMPLETE:
-            kept = {k: v for k, v in found.card["scores"].items() if not metrics.is_score(k)}
-            made = {
-                "scores": {**kept, **report.metrics()},
-                "protocol": report.protocol,
-                "temperature": report.temperature,
-            }
-            card = json.dumps({**found.card, **made}, indent=2) + "\n"
-            write_atomically(part / names.MODEL_CONFIG_FILE, card.encode())
-            write_per_image(part / names.PER_IMAGE_FILE, report.per_image)
-    kept_as = json.dumps({"run_id": record.run_id, "protocol": protocol, "scores": scores})
-    write_atomically(part / _SCORES_FILE, kept_as.encode())
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(part, folder)
+    shutil.rmtree(folder, ignore_errors=True)  # of another run or protocol
+    with replacing(folder) as part:
+        part.mkdir()
+        scores: Scores = {}
+        if found is not None:
+            config, dataset = opener.images(found.card)
+            device = default_device()
+            report = score_network(found.network.to(device), dataset, config.evaluation, device, tell)
+            scores = {found.epoch: report.metrics()}
+            if record.state == names.COMPLETE:
+                _write_card(part, found.card, report)
+        kept = json.dumps({"run_id": record.run_id, "protocol": protocol, "scores": scores})
+        write_atomically(part / _SCORES_FILE, kept.encode())
     return scores
+
+
+def _write_card(folder: Path, card: Mapping[str, Any], report: FaithfulnessReport) -> None:
+    """The network's card and its table of images, with the new scores."""
+    kept = {name: value for name, value in card["scores"].items() if not metrics.is_score(name)}
+    new = {
+        "scores": {**kept, **report.metrics()},
+        "protocol": report.protocol,
+        "temperature": report.temperature,
+    }
+    write_atomically(folder / names.MODEL_CONFIG_FILE, (json.dumps({**card, **new}, indent=2) + "\n").encode())
+    write_per_image(folder / names.PER_IMAGE_FILE, report.per_image)
 
 
 def _staged(folder: Path, record: TrialRecord, protocol: str) -> Scores | None:

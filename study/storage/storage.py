@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from study.command import expanded
 from study.errors import InputError
+from study.storage.atomic import replacing
 
 #: Where results live unless --storage says otherwise; a cluster's machines have STUDY_STORAGE from the cluster file.
 DEFAULT_STORAGE = os.environ.get("STUDY_STORAGE") or "results"
@@ -90,9 +91,9 @@ class Storage:
             source, path = self._open(file.relative_to(self.local).as_posix())
             if source.get_file_info(path).type == fs.FileType.File:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                part = file.with_name(file.name + ".part")
-                fs.copy_files(path, str(part), source_filesystem=source, destination_filesystem=fs.LocalFileSystem())
-                os.replace(part, file)
+                here = fs.LocalFileSystem()
+                with replacing(file) as part:
+                    fs.copy_files(path, str(part), source_filesystem=source, destination_filesystem=here)
 
 
 def check_study_name(option: str, name: str) -> None:

@@ -132,8 +132,7 @@ def test_killed_before_the_search_has_heard_it_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(rewrite_module.os, "replace", killed)
-        patch.setattr(rescoring, "write_atomically", lambda file, content: file.write_bytes(content))
+        patch.setattr(rewrite_module, "move_into_place", killed)
         with pytest.raises(KeyboardInterrupt):
             rescore.main(["k", *old.options])
     assert old.trials()[0].values[1] == 99.0 and "study.rescore k" in refusal(old)
