@@ -16,7 +16,7 @@ from study.errors import InputError
 from study.faithfulness.report import read_per_image
 from study.faithfulness.statistics import image_scores
 from study.ledger import Ledger, TrialRecord
-from study.rescoring import networks as rescoring
+from study.rescoring import scoring as rescoring
 from study.search import rewrite as rewrite_module
 from study.search.warm_start import warm_start
 from study.storage.storage import trial_folder

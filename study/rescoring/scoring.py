@@ -1,34 +1,27 @@
-"""Stored networks of a study scored again: found, scored, put beside the study, then into the ledger.
+"""Scores a study's stored networks again: into the folder ``stage`` first, then into the ledger, trial by trial.
 
-A trial is switched to the new protocol by the ledger's last write alone, after its files: killed at any moment, what
-was scored is found in the folder ``stage`` and is not scored again.
+The last write to the ledger switches a trial to the new protocol, after its files. A command that was killed is typed
+again: it finds in ``stage`` what was scored already.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import nn
 
 from study import metrics, names
-from study.config import TrialConfig
-from study.data import Dataset, open_card_data
 from study.errors import InputError
 from study.faithfulness.report import FaithfulnessReport, write_per_image
 from study.ledger import Ledger, SupersededError, TrialRecord
-from study.networks import build
+from study.rescoring.stored_networks import NetworkOpener
 from study.storage.atomic import replacing, write_atomically
 from study.storage.storage import Storage, trial_folder
-from study.training.checkpoint import load_checkpoint, load_model, restore
 from study.trial.trial import default_device, score_network
 
 _SCORES_FILE = "scores.json"
@@ -45,10 +38,10 @@ def rescore(
     stage: Path,
     data: str | None = None,
 ) -> int:
-    """Score the networks of these trials and switch each to ``protocol``; how many have none.
+    """Score the networks of these trials and switch each to ``protocol``; how many have no network.
 
-    Raises :class:`InputError` where the network of a complete trial, or its images, cannot be had, and where a trial is
-    taken up by a session meanwhile.
+    ``data``: where the images are on this machine. Raises :class:`InputError` where the network of a complete trial or
+    its images are missing, and where a session of the study continues a trial meanwhile.
     """
     columns = (
         TextColumn("scoring trial {task.fields[trial]}"),
@@ -58,7 +51,7 @@ def rescore(
         TextColumn("ETA"),
         TimeRemainingColumn(),
     )
-    opener = _Opener(ledger, storage, data)
+    opener = NetworkOpener(ledger, storage, data)
     lost = 0
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=len(todo), trial="", done=0)
@@ -87,75 +80,10 @@ def rescore(
     return lost
 
 
-@dataclass(frozen=True)
-class _Network:
-    """A trial's stored network, as it was after ``epoch``; ``card``: a model's card, or a checkpoint's header."""
-
-    network: nn.Module
-    card: dict[str, Any]
-    epoch: int
-
-
-class _Opener:
-    """Finds the networks of trials, and opens their images once."""
-
-    def __init__(self, ledger: Ledger, storage: Storage, data: str | None) -> None:
-        self._ledger = ledger
-        self._storage = storage
-        self._data = data
-        self._datasets: dict[str, Dataset] = {}
-
-    def network(self, record: TrialRecord) -> _Network | None:
-        """None for a trial that is not complete and has no checkpoint of an epoch after which it was scored."""
-        folder = trial_folder(self._storage, self._ledger.study, record.trial)
-        if record.state == names.COMPLETE:
-            return self._complete(record, folder)
-        return self._unfinished(record, folder / names.CHECKPOINT_FILE)
-
-    def images(self, card: dict[str, Any]) -> tuple[TrialConfig, Dataset]:
-        """The configuration of a training, and its images."""
-        key = json.dumps([card["config"]["data"], card["data_fingerprint"]], sort_keys=True)
-        if key not in self._datasets:
-            self._datasets[key] = open_card_data(card, self._data)[1]
-        return TrialConfig.from_dict(dict(card["config"])), self._datasets[key]
-
-    def _complete(self, record: TrialRecord, folder: Path) -> _Network:
-        try:
-            network, card = self._downloaded(record)
-        except InputError as error:
-            if not (folder / names.MODEL_CONFIG_FILE).exists():
-                raise InputError(
-                    f"trial {record.trial} is complete and its network cannot be had: {error}; bring it back, or "
-                    "delete its run in MLflow"
-                ) from None
-            network, card = load_model(folder)
-        return _Network(network, card, int(record.metrics["epoch"]))
-
-    def _downloaded(self, record: TrialRecord) -> tuple[nn.Module, dict[str, Any]]:
-        with tempfile.TemporaryDirectory() as folder:
-            for file in (names.MODEL_FILE, names.MODEL_CONFIG_FILE):
-                artifact = f"{names.CHECKPOINT_ARTIFACTS}/{file}"
-                self._ledger.download(record.run_id, artifact, Path(folder))
-            return load_model(Path(folder) / names.CHECKPOINT_ARTIFACTS)
-
-    def _unfinished(self, record: TrialRecord, file: Path) -> _Network | None:
-        self._storage.pull(file)
-        if not file.exists():
-            return None
-        checkpoint = load_checkpoint(file)
-        config, epoch = TrialConfig.from_dict(checkpoint.header["config"]), len(checkpoint.header["history"])
-        if epoch not in (*config.rungs, config.epochs) or epoch > record.metrics["epoch"]:
-            return None
-        with torch.random.fork_rng([]):
-            network = build(config.network, checkpoint.header["n_classes"])
-        restore(checkpoint, network)
-        return _Network(network.eval(), checkpoint.header, epoch)
-
-
 def _score(
-    opener: _Opener, record: TrialRecord, protocol: str, folder: Path, tell: Callable[[int, int], None]
+    opener: NetworkOpener, record: TrialRecord, protocol: str, folder: Path, tell: Callable[[int, int], None]
 ) -> Scores:
-    """Score a trial's network and keep what is found in ``folder``, which appears as a whole."""
+    """Score a trial's network and keep its scores and files in ``folder``, which appears as a whole."""
     found = opener.network(record)
     shutil.rmtree(folder, ignore_errors=True)  # of another run or protocol
     with replacing(folder) as part:
@@ -174,7 +102,7 @@ def _score(
 
 
 def _write_card(folder: Path, card: Mapping[str, Any], report: FaithfulnessReport) -> None:
-    """The network's card and its table of images, with the new scores."""
+    """Write the network's card with the new scores, and its table of images."""
     kept = {name: value for name, value in card["scores"].items() if not metrics.is_score(name)}
     new = {
         "scores": {**kept, **report.metrics()},
@@ -186,7 +114,7 @@ def _write_card(folder: Path, card: Mapping[str, Any], report: FaithfulnessRepor
 
 
 def _staged(folder: Path, record: TrialRecord, protocol: str) -> Scores | None:
-    """What a command that was cut off had found for this very run."""
+    """The scores that a command which was killed kept for this run; None where it kept none."""
     try:
         kept = json.loads((folder / _SCORES_FILE).read_text())
     except (OSError, ValueError):
@@ -197,7 +125,7 @@ def _staged(folder: Path, record: TrialRecord, protocol: str) -> Scores | None:
 
 
 def _replace_copies(folder: Path, files: Sequence[Path]) -> None:
-    """A trial keeps in its own folder what it gave to the ledger."""
+    """Bring the copies in the trial's own folder up to date, where it has them."""
     for file in files:
         if (folder / file.name).exists():
             write_atomically(folder / file.name, file.read_bytes())
