@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from study.errors import InputError
 from study.ledger.credentials import offer
-from study.ledger.tracking import first_line, locked, probe, shown, sqlite_path
+from study.ledger.tracking import first_line, locked, masked, probe, sqlite_path
 from study.storage.atomic import move_into_place
 
 # A study is nobody's telemetry, and its terminal belongs to its own progress. The client's own retries are short:
@@ -91,7 +91,7 @@ def connect(tracking_uri: str, *, create: bool = False) -> Any:
         client.search_experiments(max_results=1)
     except Exception as error:
         raise InputError(
-            f"ledger {shown(tracking_uri)}: MLflow cannot open it ({first_line(error)}); "
+            f"ledger {masked(tracking_uri)}: MLflow cannot open it ({first_line(error)}); "
             "check --tracking-uri, or move the file away to start a new ledger"
         ) from None
     return client

@@ -9,7 +9,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from study import names
 from study.errors import InputError
@@ -33,7 +32,7 @@ def probe(tracking_uri: str) -> None:
         return
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise InputError(
-            f"tracking server {shown(tracking_uri)}: no answer ({first_line(getattr(error, 'reason', error))}); "
+            f"tracking server {masked(tracking_uri)}: no answer ({first_line(getattr(error, 'reason', error))}); "
             "start it, or leave --tracking-uri out to use mlflow.db in the results folder"
         ) from None
 
@@ -55,17 +54,9 @@ def locked(file: Path) -> Iterator[None]:
         yield
 
 
-def shown(tracking_uri: str) -> str:
-    """A tracking URI as it may be printed: without the password that it may contain."""
-    parts = urlsplit(tracking_uri)
-    if parts.password is None:
-        return tracking_uri
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}"))
-
-
 def masked(text: str) -> str:
-    """A text, such as a command as it was typed, in which no URI shows its password."""
-    return re.sub(r"(//[^/@:\s]*):[^@\s]*@", r"\1:***@", text)  # a password may hold a slash
+    """A text, such as a tracking URI or a command as it was typed, in which no URI shows its password."""
+    return re.sub(r"(//[^/@:\s]*):\S*@", r"\1:***@", text)  # a password may hold slashes and at signs
 
 
 def first_line(error: object) -> str:
