@@ -1,6 +1,6 @@
-"""The book of every look at a study's test split: a file that is only ever appended to. Knows no MLflow.
+"""The log of openings of a study's test split: a file that is only appended to. Knows no MLflow.
 
-Each line holds the SHA-256 of the line before it, so that a line taken out or changed shows.
+Each line holds the SHA-256 of the line before it, so a line that was removed or changed is noticed.
 """
 
 from __future__ import annotations
@@ -11,57 +11,47 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from study import names
 from study.errors import InputError
+from study.storage.storage import Storage
 
 PREVIOUS = "previous"  # SHA-256 of the line before; "" in the first
 
 
-class Books(Protocol):
-    """Where a study's books are; a :class:`study.storage.storage.Storage`."""
+def log_opening(storage: Storage, study: str, entry: Mapping[str, Any]) -> None:
+    """Append an entry (plain JSON types) to the study's log, ``names.TEST_LOG_FILE``, wherever its results live.
 
-    @property
-    def local(self) -> Path: ...
-
-    def pull(self, file: Path) -> None: ...
-
-    def push(self, file: Path) -> None: ...
-
-
-def note_look(storage: Books, study: str, entry: Mapping[str, Any]) -> None:
-    """:func:`note_opening` in the study's book, ``names.TEST_LOG_FILE``, wherever its results live."""
-    book = storage.local / study / names.TEST_LOG_FILE
-    storage.pull(book)
-    note_opening(book, entry)
-    storage.push(book)
-
-
-def note_opening(file: Path, entry: Mapping[str, Any]) -> int:
-    """Append ``entry`` (plain JSON types), on disk when this returns; how many there are now.
-
-    Raises :class:`InputError` where the book was edited, or cannot be written: then the split stays closed.
+    Raises :class:`InputError` where the log was edited or cannot be written; the split must not be opened then.
     """
+    file = storage.local / study / names.TEST_LOG_FILE
+    storage.pull(file)
+    append(file, entry)
+    storage.push(file)
+
+
+def append(file: Path, entry: Mapping[str, Any]) -> int:
+    """Append ``entry`` to a log, on disk when this returns; how many there are now. Raises as :func:`log_opening`."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a+b") as book:
-            fcntl.flock(book, fcntl.LOCK_EX)
-            book.seek(0)
-            lines = _checked(file, book.read())
+        with file.open("a+b") as log:
+            fcntl.flock(log, fcntl.LOCK_EX)
+            log.seek(0)
+            lines = _checked(file, log.read())
             previous = hashlib.sha256(lines[-1]).hexdigest() if lines else ""
-            book.write(json.dumps({**entry, PREVIOUS: previous}).encode() + b"\n")
-            book.flush()
-            os.fsync(book.fileno())
+            log.write(json.dumps({**entry, PREVIOUS: previous}).encode() + b"\n")
+            log.flush()
+            os.fsync(log.fileno())
             return len(lines) + 1
     except OSError as error:
         raise InputError(
-            f"{file}: cannot be written ({error.strerror}), so the test split is not opened; its openings stand there"
+            f"{file}: cannot be written ({error.strerror}), so the test split is not opened: each opening is logged first"
         ) from None
 
 
 def openings(file: Path) -> list[dict[str, Any]]:
-    """All entries, the oldest first; none where there is no book. Raises :class:`InputError` where it was edited."""
+    """All entries, the oldest first; none where there is no log. Raises :class:`InputError` where it was edited."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:
@@ -72,10 +62,10 @@ def openings(file: Path) -> list[dict[str, Any]]:
 
 
 def _checked(file: Path, content: bytes) -> list[bytes]:
-    """The lines, each of which follows from the one before. One write makes a line: only a crash cuts it."""
+    """The lines, each of which holds the hash of the one before it. One write makes a line: only a crash cuts it."""
     *lines, cut = content.split(b"\n")
     if cut:
-        raise InputError(f"{file}: its last line is cut off; look at it, and remove it")
+        raise InputError(f"{file}: its last line is cut off; look at it, then remove it")
     before = None
     for number, line in enumerate(lines, start=1):
         try:
@@ -84,8 +74,8 @@ def _checked(file: Path, content: bytes) -> list[bytes]:
             follows = False
         if not follows:
             raise InputError(
-                f"{file}: line {number} does not follow from the one before it; the book of openings of the test "
-                "split was edited: bring the original back"
+                f"{file}: line {number} does not follow from the one before it; this log of openings of the test "
+                "split was edited, restore the original"
             )
         before = line
     return lines
