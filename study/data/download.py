@@ -1,4 +1,4 @@
-"""CIFAR-100 from its home, through torchvision, which verifies the archive's checksum."""
+"""Downloads CIFAR-100 with torchvision, which verifies the archive's checksum."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from study.data import archive
 from study.errors import InputError
 from study.storage.atomic import hidden_beside, move_into_place
 
-_SECONDS = 15.0  # without an answer for so long, the network is taken for absent
+_SECONDS = 15.0  # without an answer for so long, the download fails
 
 
 def cifar100(cache_folder: Path, progress: bool) -> Path:
-    """The folder of the unpacked archive, fetched into the cache the first time.
+    """The folder of the unpacked archive, downloaded into the cache the first time.
 
-    It is unpacked elsewhere and renamed whole, so that what an interrupted download left is never taken for it. Raises
-    :class:`InputError` where it cannot be fetched, does not have the published checksum, or cannot be stored.
+    Raises :class:`InputError` where it cannot be downloaded or stored, or does not have the published checksum.
     """
     folder = cache_folder / "cifar100" / "cifar-100-python"
     if _whole(folder):

@@ -1,4 +1,4 @@
-"""One trial's run: written by one attempt at a time, every epoch once."""
+"""One trial's run in MLflow: written by one attempt at a time, every epoch once."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class TrialRun:
         self._epoch = max((m.step for m in history), default=0)
 
     def sync(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Log the reports of epochs after the last one logged, step = epoch: as many in one request as fit into it.
+        """Log the reports of epochs after the last one logged, step = epoch, as many in one request as fit.
 
-        An epoch's values are in one request together with its number, so that an epoch is logged wholly or not.
-        Every value that is not finite is stored as NaN: left out, an older one would stand as the last.
+        All values of an epoch are in one request, so an epoch is logged wholly or not at all. A value that is not
+        finite is stored as NaN: if it were left out, an older value would count as the latest.
         """
         waiting: list[Number] = []
         epoch = self._epoch
@@ -60,7 +60,7 @@ class TrialRun:
             self._send(waiting, epoch)
 
     def sample(self, samples: Sequence[Mapping[str, float]]) -> None:
-        """Log system metrics, step = seconds since the run was first opened; the same again changes nothing."""
+        """Log system metrics, step = seconds since the run was first opened; logging the same again changes nothing."""
         numbers: list[Number] = []
         for values in samples:
             second = max(0, int(values[REPORT_MS] - self._start_ms) // 1000)
@@ -78,11 +78,12 @@ class TrialRun:
         logs: Sequence[Path] = (),
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """End the run: artifacts, scores, tags, then the status; the same again changes nothing.
+        """End the run: artifacts, scores, tags, then the status; repeating it changes nothing.
 
-        The state is written last: a run that was killed midway is still running and is finished again. ``scores``
-        that the history already holds are not logged twice. ``files`` go to ``CHECKPOINT_ARTIFACTS``, ``logs`` to
-        ``LOG_ARTIFACTS``; one that is there with the same size is left. Raises ValueError for a state that is no end.
+        The state is written last, so a run whose writer was killed midway is still running and is finished again.
+        ``scores`` that the run has already are not logged twice. ``files`` go to ``CHECKPOINT_ARTIFACTS``, ``logs`` to
+        ``LOG_ARTIFACTS``; a file that is there in the same size is not sent. Raises ValueError for a state that is not
+        an end.
         """
         if state not in _END_STATUS:
             raise ValueError(f"{state!r} is not the end of a trial; expected one of {', '.join(_END_STATUS)}")

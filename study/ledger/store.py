@@ -1,4 +1,4 @@
-"""MLflow's store: made once, opened only where it is, and not waited for when it is away."""
+"""Connects to MLflow's store: creates it once, never by mistake, and does not wait for a server that is away."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from study.ledger.credentials import offer
 from study.ledger.tracking import first_line, locked, masked, probe, sqlite_path
 from study.storage.atomic import move_into_place
 
-# A study is nobody's telemetry, and its terminal belongs to its own progress. The client's own retries are short:
-# whoever writes keeps a journal and tries again (study/ledger/writer.py).
+# No telemetry, and nothing in the terminal beside the study's progress. The client's own retries are short, since the
+# writer keeps a journal and tries again (study/ledger/writer.py).
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -24,15 +24,15 @@ _ENVIRONMENT = {
     "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "-1",  # a write takes two connections: threads would wait for each other
 }
 
-_OBJECT_STORES = {"s3": "boto3", "gs": "google.cloud.storage"}  # scheme -> what MLflow imports for it
+_OBJECT_STORES = {"s3": "boto3", "gs": "google.cloud.storage"}  # scheme → what MLflow imports for it
 
 
 def create_store(tracking_uri: str) -> None:
     """Make sure that the store exists and answers, before several processes open it.
 
-    Processes that open a SQLite store that does not exist yet race through its migrations and fail. So it is made
-    here, under a file lock, beside its place, and renamed into it: a kill midway leaves no half-made store. Raises
-    :class:`InputError`: server unreachable within 5 s, folder not writable, not an MLflow store.
+    Processes that open a new SQLite store at the same time all run its migrations and fail. So it is created here,
+    under a file lock and another name, and renamed when it is complete. Raises :class:`InputError` where a server does
+    not answer within 5 s, the folder is not writable, or the file is not an MLflow store.
     """
     path = sqlite_path(tracking_uri)
     if path is None:
@@ -54,9 +54,9 @@ def create_store(tracking_uri: str) -> None:
 
 
 def check_artifact_store(location: str | None) -> None:
-    """Raises :class:`InputError` where MLflow's way to an object store is not installed.
+    """Raises :class:`InputError` where the package that MLflow needs for an object store is not installed.
 
-    Without it the first upload would fail, which to a worker looks like a ledger that is away: it would wait for ever.
+    The first upload would fail without it, and a writer would take that for a ledger that is away and try for ever.
     """
     package = _OBJECT_STORES.get(urlsplit(location or "").scheme)
     if package and find_spec(package.partition(".")[0]) is None:

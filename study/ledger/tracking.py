@@ -1,4 +1,4 @@
-"""Where a ledger is: tracking URIs, the SQLite file behind one, whether a server answers. Knows no MLflow."""
+"""Tracking URIs: the SQLite file of one, whether its server answers, its password masked. Knows no MLflow."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def default_tracking_uri(storage: Path) -> str:
 
 
 def probe(tracking_uri: str) -> None:
-    """Raises :class:`InputError` where no server answers within 5 s: MLflow itself would retry for minutes.
+    """Raises :class:`InputError` where no server answers within 5 s; MLflow itself would retry for minutes.
 
-    Any HTTP answer will do; what the server refuses, MLflow reports.
+    Any HTTP answer counts, also a refusal, which MLflow reports later.
     """
     try:
         urllib.request.urlopen(f"{tracking_uri.rstrip('/')}/health", timeout=_PROBE_SECONDS).close()
@@ -46,7 +46,7 @@ def sqlite_path(tracking_uri: str) -> Path | None:
 
 @contextlib.contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Hold an exclusive lock; it ends with the process, however that ends."""
+    """Hold an exclusive lock on a file; it ends with the block, or with the process however that ends."""
     import fcntl
 
     with file.open("w") as handle:
@@ -60,5 +60,5 @@ def masked(text: str) -> str:
 
 
 def first_line(error: object) -> str:
-    """What fits into a one-line message of somebody else's error."""
+    """The first line of another library's error, at most 200 characters, for a one-line message."""
     return (str(error).strip().splitlines() or [repr(error)])[0][:200]

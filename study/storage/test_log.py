@@ -46,7 +46,7 @@ def append(file: Path, entry: Mapping[str, Any]) -> int:
             return len(lines) + 1
     except OSError as error:
         raise InputError(
-            f"{file}: cannot be written ({error.strerror}), so the test split is not opened: each opening is logged first"
+            f"{file}: cannot be written ({error.strerror}), so the test split is not opened: an opening is logged first"
         ) from None
 
 
