@@ -6,6 +6,7 @@ A failure here says that this version of MLflow has changed it: see ``study/ledg
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,11 @@ def test_system_metrics_are_read() -> None:
     values = mlflow_internals.read_system_metrics(mlflow_internals.system_metric_readers())
     expected = {"cpu_utilization_percentage", "system_memory_usage_percentage", "disk_available_megabytes"}
     assert expected <= values.keys() and all(isinstance(value, float) for value in values.values())
+
+
+def test_only_two_files_go_beyond_the_public_interface() -> None:
+    private = re.compile(r"mlflow\.(store|utils|system_metrics|tracking\._)|\._tracking_client|dbmodels")
+    statements = re.compile(r"sqlite3|INSERT INTO|PRAGMA|sqlalchemy")
+    ledger = list(Path(sql.__file__).parent.glob("*.py"))
+    assert {file.name for file in ledger if private.search(file.read_text())} == {"mlflow_internals.py"}
+    assert {file.name for file in ledger if statements.search(file.read_text())} == {"sql.py"}
