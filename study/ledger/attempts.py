@@ -7,22 +7,14 @@ import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
 
 from study import names
 from study.storage.atomic import write_atomically
+from study.storage.storage import Storage
 
 
 class SupersededError(RuntimeError):
     """A later attempt at this trial has taken its run over: what this one still has to say is not written."""
-
-
-class Exchange(Protocol):
-    """How machines without a common folder share a file; a :class:`study.storage.storage.Storage`."""
-
-    def refresh(self, file: Path) -> None: ...
-
-    def push(self, file: Path) -> None: ...
 
 
 def new_attempt(after: str = "") -> str:
@@ -31,23 +23,24 @@ def new_attempt(after: str = "") -> str:
     return f"{milliseconds:015d}-{secrets.token_hex(4)}"
 
 
-def claim(folder: Path, earlier: Iterable[str], exchange: Exchange | None = None) -> str:
+def claim(folder: Path, earlier: Iterable[str], storage: Storage | None = None) -> str:
     """A token later than those of all earlier attempts, written to the trial's ``folder`` for the next one.
 
     The clock alone would not do: an attempt on a machine whose clock is behind would lose the run to the dead worker
-    that it replaces. ``earlier`` are tokens that are known from elsewhere.
+    that it replaces. ``earlier`` are tokens that are known from elsewhere. ``storage`` is where attempts on machines
+    that do not see this folder find the token.
     """
     note = folder / names.ATTEMPT_FILE
-    if exchange is not None:
-        exchange.refresh(note)
+    if storage is not None:
+        storage.refresh(note)
     known = list(earlier)
     with contextlib.suppress(FileNotFoundError):
         known.append(note.read_text().strip())
     attempt = new_attempt(max(known, default=""))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(note, f"{attempt}\n".encode())
-    if exchange is not None:
-        exchange.push(note)
+    if storage is not None:
+        storage.push(note)
     return attempt
 
 

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from study import names
-from study.ledger.attempts import Exchange, SupersededError, claim
+from study.ledger.attempts import SupersededError, claim
 from study.ledger.journal import Entry, Journal, attempt_of, journal_file, journal_files
 from study.ledger.ledger import Ledger
 from study.ledger.records import DataInput
 from study.ledger.replay import deliver
 from study.ledger.run import REPORT_MS, TrialRun
 from study.ledger.tracking import first_line
+from study.storage.storage import Storage
 
 _GATHER = 1.0  # seconds in which reports are gathered into one request
 _LONGEST_PAUSE = 30.0  # seconds between tries while the ledger is away
@@ -47,14 +48,14 @@ class TrialWriter:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         inputs: Sequence[DataInput] = (),
-        exchange: Exchange | None = None,
+        storage: Storage | None = None,
     ) -> None:
         """Claims the trial's ``folder`` for this attempt and takes over what earlier ones left in journals there.
 
-        ``exchange``: the storage, where attempts on other machines do not see this folder.
+        ``storage``: where attempts on machines that do not see this folder find this one's token.
         """
         earlier = journal_files(folder)
-        attempt = claim(folder, map(attempt_of, earlier), exchange)
+        attempt = claim(folder, map(attempt_of, earlier), storage)
         self._log_file = str((folder / names.TRIAL_LOG).absolute())
         self._opening: Entry = {
             "open": {

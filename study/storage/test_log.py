@@ -31,8 +31,8 @@ def log_opening(storage: Storage, study: str, entry: Mapping[str, Any]) -> None:
     storage.push(file)
 
 
-def append(file: Path, entry: Mapping[str, Any]) -> int:
-    """Append ``entry`` to a log, on disk when this returns; how many there are now. Raises as :func:`log_opening`."""
+def append(file: Path, entry: Mapping[str, Any]) -> None:
+    """Append ``entry`` to a log, on disk when this returns. Raises as :func:`log_opening` does."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a+b") as log:
@@ -43,7 +43,6 @@ def append(file: Path, entry: Mapping[str, Any]) -> int:
             log.write(json.dumps({**entry, PREVIOUS: previous}).encode() + b"\n")
             log.flush()
             os.fsync(log.fileno())
-            return len(lines) + 1
     except OSError as error:
         raise InputError(
             f"{file}: cannot be written ({error.strerror}), so the test split is not opened: an opening is logged first"

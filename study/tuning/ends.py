@@ -66,7 +66,7 @@ class LedgerEnds(tune.Callback):
             seed=config.seed,
             params=config.to_dict(),
             tags=trial.config["tags"],
-            exchange=self._storage,
+            storage=self._storage,
         )
         writer.start()
         writer.report(self._heard.get(trial.trial_id, []))

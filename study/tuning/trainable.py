@@ -70,7 +70,7 @@ class StudyTrainable(tune.Trainable):
             params=self._trial_config.to_dict(),
             tags={**config["tags"], names.TAG_HOST: ray.util.get_node_ip_address()},
             inputs=[DataInput(**values) for values in self.trial.inputs()],
-            exchange=self._results,
+            storage=self._results,
         )
         self.writer.start()
         self.writer.report(self.trial.history)

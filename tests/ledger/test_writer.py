@@ -205,10 +205,10 @@ def test_a_replacement_whose_clock_is_behind_holds_the_run(
     with monkeypatch.context() as ahead:
         now = time.time
         ahead.setattr(attempts.time, "time", lambda: now() + 3600)
-        dead = new_writer(ledger, first, exchange=machines[0])
+        dead = new_writer(ledger, first, storage=machines[0])
         dead.report([report(1)])
         assert dead.finish(names.COMPLETE) and journals(first) == []
-    replacement = new_writer(ledger, second, exchange=machines[1])
+    replacement = new_writer(ledger, second, storage=machines[1])
     replacement.report([report(1), report(2)])
     assert replacement.finish(names.COMPLETE) and not replacement.superseded
     (record,) = ledger.trials()
