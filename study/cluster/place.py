@@ -25,9 +25,9 @@ def on_cluster_machine() -> bool:
 def cluster_file(named: str | None) -> Path | None:
     """The file of the cluster that runs the study; None where it runs on this machine.
 
-    ``named`` is what the user asked for. Without it, of the cluster files in the current folder the one whose cluster
-    was brought up last from this machine with ``ray up``, which leaves a note of it; without such a note, none. None
-    also on a machine of a cluster. Raises :class:`InputError` for a file that does not describe a cluster.
+    ``named`` is what the user asked for. Without it, that of ``cluster.yaml`` and ``clusters/*.yaml`` whose cluster was
+    brought up last from this machine: ``ray up`` leaves a note here. Without such a note, and on a cluster's machine,
+    the study runs here. Raises :class:`InputError` for a file that does not describe a cluster.
     """
     if on_cluster_machine():
         return None
