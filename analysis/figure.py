@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from study import names
 from study.metrics import ACCURACY, FAITHFULNESS, Metric
+from study.storage.atomic import move_into_place
 
 if TYPE_CHECKING:
     from analysis.anytime import Anytime
@@ -54,7 +54,7 @@ def save(figure: Any, stem: Path) -> list[Path]:
     for kind, metadata in (("png", {}), ("svg", {"Date": None})):
         file, part = stem.with_suffix(f".{kind}"), stem.with_suffix(f".{kind}.part")
         figure.savefig(part, format=kind, metadata=metadata)
-        os.replace(part, file)
+        move_into_place(part, file)
         written.append(file)
     pyplot().close(figure)
     return written

@@ -11,13 +11,13 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.command import Parser, expanded, refuse_empty, run_command
 from study.errors import InputError
+from study.storage.atomic import replacing
 from study.storage.storage import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
@@ -150,14 +150,8 @@ def write_parquet(file: Path, table: pa.Table) -> None:
     from pyarrow import parquet
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".part")
-    os.close(handle)
-    try:
+    with replacing(file) as part:
         parquet.write_table(table, part, compression="zstd")
-        os.chmod(part, 0o644)
-        os.replace(part, file)
-    finally:
-        Path(part).unlink(missing_ok=True)
 
 
 def add_study_arguments(parse: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from study.metrics import OBJECTIVES, SCORE, Metric
 from study.spec.eligible import CONSTRAINED, constraints_of, why_not_eligible
 
 if TYPE_CHECKING:
-    from study.ledger.bulk import Histories
+    from study.ledger.records import Histories
 
 #: What every table of trials begins with; params by their dotted names, objectives by theirs, and all last metrics
 #: by their ledger names (they contain a slash) follow.

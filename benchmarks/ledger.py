@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.server import served
-from study.ledger import Ledger, TrialBook, create_store
+from study.ledger import Ledger, TrialWriter, create_store
 
 METRICS = 30  # in a report, its number included
 PARAMS = {f"group{i // 5}": {f"name{j}": 0.1 * j for j in range(i, i + 5)} for i in range(0, 25, 5)}
@@ -34,12 +34,12 @@ Result = dict[str, float]
 
 
 class _Ours:
-    """A book per trial, as the workers of a study keep them, all in this process."""
+    """A writer per trial, as the workers of a study have them, all in this process."""
 
     step = "epoch"
 
     def __init__(self, uri: str, folder: Path) -> None:
-        self._uri, self._folder, self._books = uri, folder, dict[int, TrialBook]()
+        self._uri, self._folder, self._writers = uri, folder, dict[int, TrialWriter]()
         Ledger(uri, "bench").open_study(fingerprint="f" * 64, spec={}, tags={}, artifact_location=None)
 
     def open(self, trial: int) -> None:
@@ -47,17 +47,18 @@ class _Ours:
 
     def start(self, trials: int) -> None:
         for trial in range(trials):
-            self._books[trial] = TrialBook(
+            self._writers[trial] = TrialWriter(
                 Ledger(self._uri, "bench"), self._folder / f"{trial:04d}", trial=trial, seed=0, params=PARAMS, tags={}
             )
+            self._writers[trial].start()
         self.drain()
 
     def report(self, trial: int, values: dict[str, float]) -> None:
-        self._books[trial].report([values])
+        self._writers[trial].report([values])
 
     def waiting(self) -> int:
         """Reports that the store has not got."""
-        return sum(len(book._waiting) for book in self._books.values())
+        return sum(writer.waiting for writer in self._writers.values())
 
     def drain(self) -> None:
         while self.waiting():

@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import math
 import multiprocessing
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from study import metrics
 from study.config import TrialConfig
 from study.spec.space import Choice, FloatRange, Parameter, Point, Scalar, active, ordered
 from study.spec.study_spec import StudySpec, load_spec
+from study.storage.atomic import replacing
 
 HERE = Path(__file__).parent / "data"
 SPEC, CURVES = HERE / "space.yaml", HERE / "curves.parquet"
@@ -118,10 +118,9 @@ def write(rows: Sequence[dict[str, Any]], spec: StudySpec) -> None:
     fields = [("curve", pa.int32()), ("seed", pa.int32()), *kinds.items(), ("epoch", pa.int32())]
     scores = [(name, pa.float32()) for name in _COLUMNS]
     schema = pa.schema([*fields, *scores], metadata={_PROTOCOL: protocol_of(spec)})
-    part = CURVES.with_suffix(".part")
     ordered_rows = sorted(rows, key=lambda r: (r["curve"], r["epoch"]))
-    parquet.write_table(pa.Table.from_pylist(ordered_rows, schema), part, compression="zstd")
-    os.replace(part, CURVES)
+    with replacing(CURVES) as part:
+        parquet.write_table(pa.Table.from_pylist(ordered_rows, schema), part, compression="zstd")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

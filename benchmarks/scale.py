@@ -25,7 +25,7 @@ from rich.console import Console
 
 from study import metrics, names
 from study.config import TrialConfig
-from study.ledger import Ledger, TrialBook, create_store, default_tracking_uri, settle
+from study.ledger import Ledger, TrialWriter, close_session, create_store, default_tracking_uri
 from study.spec.study_spec import StudySpec
 from study.storage.storage import Storage
 from study.tuning.searcher import StudySearcher
@@ -58,7 +58,7 @@ class Nap:
 
 
 class Silent:
-    """A book that nobody reads."""
+    """A writer that writes nothing."""
 
     superseded = False
 
@@ -74,16 +74,17 @@ class SleepingTrainable(StudyTrainable):
         self._trial_config = TrialConfig.from_dict(config["trial"])
         folder = trial_folder(Storage(Path(config["storage"])), config["study"], config["number"])
         self.trial = Nap(config["seconds"], folder)  # type: ignore[assignment]
-        self.book = Silent()  # type: ignore[assignment]
+        self.writer = Silent()  # type: ignore[assignment]
         if config["ledger"]:
-            self.book = TrialBook(
+            self.writer = TrialWriter(
                 Ledger(config["tracking_uri"], config["study"]), folder, trial=config["number"],
                 seed=self._trial_config.seed, params=self._trial_config.to_dict(), tags={},
             )  # fmt: skip
+            self.writer.start()
 
     def _finish(self) -> None:
         scores = {k: v for k, v in self.trial.history[-1].items() if k != "epoch"}
-        self.book.finish(names.COMPLETE, scores=scores)
+        self.writer.finish(names.COMPLETE, scores=scores)
 
 
 def specification(trials: int, sampler: str) -> StudySpec:
@@ -134,7 +135,7 @@ def measure(nodes: int, slots: int, trials: int, seconds: float, sampler: str, *
             at_once = concurrency(spec.resources, ray.cluster_resources())
             texts = [file.read_text().split() for file in storage.local.rglob("slept")]
             slept = [(float(begin), float(end)) for begin, end in texts]
-            told = settle(books, storage.local / STUDY / "trials", complete=True) if ledger else 0
+            told = close_session(books, storage.local / STUDY / "trials", complete=True) if ledger else 0
             assert len(slept) == trials and told == 0, f"{len(slept)} of {trials} trials, {told} not told"
     finally:
         ray.shutdown()

@@ -11,6 +11,7 @@ from typing import Any
 from study import metrics, names
 from study.config import TrialConfig
 from study.ledger import Ledger
+from study.ledger.mlflow_internals import engine_of
 from study.ledger.records import flatten, run_name
 
 SPEC: dict[str, Any] = {
@@ -41,13 +42,15 @@ def write_runs(ledger: Ledger, first: int, n: int, replicates: int = 2) -> None:
     One in ten fails, one in five is stopped at the rung. Accuracy rises with a good learning rate and falls with large
     lambda; faithfulness rises with lambda.
     """
+    from mlflow import MlflowClient
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, SqlParam, SqlRun, SqlTag
     from sqlalchemy import insert
 
     if first == 0:
         tags = {names.TAG_CODE_VERSION: "0.1.0", "version.torch": "2.14.1"}
         ledger.open_study(fingerprint="0" * 64, spec=SPEC, tags=tags, artifact_location=None)
-    reader = ledger.bulk()
+    client = MlflowClient(ledger.tracking_uri)
+    experiment = int(client.get_experiment_by_name(ledger.study).experiment_id)
     rows: dict[Any, list[dict[str, Any]]] = {
         table: [] for table in (SqlRun, SqlTag, SqlParam, SqlMetric, SqlLatestMetric)
     }
@@ -61,7 +64,7 @@ def write_runs(ledger: Ledger, first: int, n: int, replicates: int = 2) -> None:
                 "run_uuid": run_id, "name": run_name(trial, config), "source_type": "UNKNOWN", "source_name": "",
                 "entry_point_name": "", "user_id": "", "status": status, "start_time": _START_MS + 5000 * trial,
                 "end_time": end_ms, "deleted_time": None, "source_version": "", "lifecycle_stage": "active",
-                "artifact_uri": f"/nowhere/{run_id}", "experiment_id": int(reader._experiment),
+                "artifact_uri": f"/nowhere/{run_id}", "experiment_id": experiment,
             }
         )  # fmt: skip
         own = {
@@ -82,7 +85,7 @@ def write_runs(ledger: Ledger, first: int, n: int, replicates: int = 2) -> None:
                 if epoch == len(curves):
                     rows[SqlLatestMetric].append(point)
         if len(rows[SqlRun]) == 500 or trial == first + n - 1:
-            with reader._store.engine.begin() as connection:
+            with engine_of(client).begin() as connection:
                 for table, values in rows.items():
                     if values:
                         connection.execute(insert(table), values)

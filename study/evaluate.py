@@ -201,7 +201,7 @@ def _split(dataset: Dataset, args: argparse.Namespace, subjects: Sequence[Subjec
     if args.split == "val":
         return dataset.validation
     from study.storage.storage import Storage, check_study_name
-    from study.storage.test_looks import note_look
+    from study.storage.test_log import log_opening
 
     when = datetime.now(UTC).isoformat(timespec="milliseconds")
     storage = Storage.parse(args.storage)
@@ -209,7 +209,7 @@ def _split(dataset: Dataset, args: argparse.Namespace, subjects: Sequence[Subjec
         if subject.run_id is not None and not Path(subject.name).exists():
             study = subject.name.rpartition("/")[0]
             entry = {"when": when, "run_id": subject.run_id, "purpose": "study.evaluate"}
-            note_look(storage, study, entry)
+            log_opening(storage, study, entry)
             looks = _ledger(study, args).log_test_opening(**entry)
             print(f"{subject.name}: scoring on the test split (look {looks} in this study)", file=sys.stderr)
         else:
@@ -217,7 +217,7 @@ def _split(dataset: Dataset, args: argparse.Namespace, subjects: Sequence[Subjec
                 study = str(subject.card["study"])
                 check_study_name(f"{names.MODEL_CONFIG_FILE}: study", study)
                 if (storage.local / study).is_dir():
-                    note_look(storage, study, {"when": when, "run_id": subject.run_id, "purpose": "study.evaluate"})
+                    log_opening(storage, study, {"when": when, "run_id": subject.run_id, "purpose": "study.evaluate"})
             print(f"{subject.name}: scoring on the test split; choose nothing by what it shows", file=sys.stderr)
     return dataset.test()
 

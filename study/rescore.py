@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not todo and not cut_off and _optuna_has(folder, args.study) in (None, spec.protocol):
             print(f"study {args.study}: all its scores are made under {spec.protocol} already; nothing is to be done")
             return 0
-        from study.rescoring.networks import rescore
+        from study.rescoring.scoring import rescore
 
         lost = rescore(ledger, storage, todo, spec.protocol, folder / _STAGE, args.data)
         _tell_optuna(folder, spec, ledger)

@@ -170,7 +170,7 @@ def _on_cluster(
 ) -> int:
     from rich.console import Console
 
-    from study.ledger import Ledger, create_store, default_tracking_uri, masked, replay, serve, settle
+    from study.ledger import Ledger, close_session, create_store, default_tracking_uri, masked, replay, serve
     from study.search.warm_start import warm_start
     from study.tuning.capacity import Capacity
     from study.tuning.joining import connected, head_address
@@ -263,7 +263,7 @@ def _on_cluster(
         while left == 0 and searcher.enqueue_replicates(args.replicates, at_once):
             run_trials(spec, searcher, **session)
             left = searcher.remaining()
-        untold = settle(ledger, storage.local / name / "trials", complete=left == 0)
+        untold = close_session(ledger, storage.local / name / "trials", complete=left == 0)
         if untold:
             print(
                 f"ledger   {untold} trials wait for {args.tracking_uri or 'the ledger'}, which does not answer; "

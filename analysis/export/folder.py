@@ -15,7 +15,7 @@ from typing import Any
 
 from analysis.export.manifest import MANIFEST_FILE, foreign_files, read_manifest
 from study.errors import InputError
-from study.storage.atomic import sync_folder
+from study.storage.atomic import sync, sync_folder
 
 _HINT = "choose another --out"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # renameat2(2)
@@ -88,6 +88,7 @@ def replace_folder(part: Path, out: Path) -> None:
 
     Elsewhere two renames; a kill between them leaves none, and the next export brings the old one back.
     """
+    sync(part)
     if not out.exists():
         os.rename(part, out)
     elif not _exchange(part, out):

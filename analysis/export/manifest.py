@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,24 +19,17 @@ _CHUNK = 1 << 20
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Hash every file under ``folder`` and write manifest and sums, all of it on disk when this returns.
+    """Hash every file under ``folder`` and write manifest and sums.
 
     ``content`` is what the manifest says beside ``format`` and ``files``. Returns the manifest. Raises OSError.
     """
-    files = {}
-    for name, path in _files(folder):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        files[name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+    files = {n: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for n, path in _files(folder)}
     manifest = {"format": FORMAT, **content, "files": files}
     text = to_json(manifest)
-    sums = {**{name: entry["sha256"] for name, entry in files.items()}}
+    sums = {name: entry["sha256"] for name, entry in files.items()}
     sums[MANIFEST_FILE] = hashlib.sha256(text.encode()).hexdigest()
-    for name, written in ((MANIFEST_FILE, text), (SUMS_FILE, "".join(f"{h}  {n}\n" for n, h in sums.items()))):
-        with (folder / name).open("w") as out:
-            out.write(written)
-            out.flush()
-            os.fsync(out.fileno())
+    (folder / MANIFEST_FILE).write_text(text)
+    (folder / SUMS_FILE).write_text("".join(f"{h}  {n}\n" for n, h in sums.items()))
     return manifest
 
 

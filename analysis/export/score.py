@@ -31,12 +31,12 @@ def open_and_score(
     ``temperature``: :func:`temperature_of` the network. Raises :class:`InputError` where the look cannot be noted: the
     split then stays closed.
     """
-    from study.storage.test_looks import note_look
+    from study.storage.test_log import log_opening
 
     trial, run_id = study.column("trial")[proven.row], study.column("run_id")[proven.row]
     when = datetime.now(UTC).isoformat(timespec="milliseconds")
     purpose = f"{_PURPOSE} of trial {trial}"
-    note_look(storage, study.name, {"when": when, "trial": trial, "run_id": run_id, "purpose": purpose})
+    log_opening(storage, study.name, {"when": when, "trial": trial, "run_id": run_id, "purpose": purpose})
     looks = ledger.log_test_opening(run_id, purpose, when)
     print(f"trial {trial}: scoring on the test split (look {looks} in this study)", file=sys.stderr)
     scores = final_scores(proven.network, proven.config, proven.dataset, temperature)

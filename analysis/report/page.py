@@ -54,7 +54,7 @@ def collect(
     ledger: Ledger, study: StudyTable, curves: pa.Table, source: str | None, typed: str, options: str
 ) -> Content:
     """Raises :class:`InputError` as the ledger does; networks that cannot be had are said to be missing."""
-    from study.ledger.tracking import masked, shown
+    from study.ledger.tracking import masked
 
     front = find_front(study)
     rows = trials.shown_rows(study, front)
@@ -100,7 +100,7 @@ def collect(
         "explained": EXPLAINED,
         "cost": facts.cost(study, curves) if len(study.trials) else [],
         "failures": facts.failures(study),
-        "environment": facts.environment(study, record.tags, shown(ledger.tracking_uri)),
+        "environment": facts.environment(study, record.tags, masked(ledger.tracking_uri)),
         "commands": facts.commands(study, record.tags, masked(options), masked(typed)),
         "specification": facts.specification(study.spec),
         "trials": _trials_table(study, front),

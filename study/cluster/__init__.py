@@ -1,1 +1,1 @@
-"""Between this machine and a cluster: where a study runs, how it gets there, and what guards it. Imports no Ray."""
+"""Between this machine and a cluster: where a study runs, its submission, its password. Imports no Ray."""

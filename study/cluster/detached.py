@@ -1,7 +1,7 @@
-"""On the head: a study's session that no terminal owns, and terminals that look on.
+"""On the head: runs a study's session in the background and shows its output to any number of terminals.
 
 ``python -m study.cluster.detached NAME -- COMMAND ...`` starts ``COMMAND`` unless the study ``NAME`` runs already, then
-shows what it prints until it ends. Whoever looks on may go at any moment; the session stays.
+shows what it prints until it ends. The session goes on when the terminal is closed.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-MARK = "[study] "  # begins a line that is meant for the program at the other end of the wire
+MARK = "[study] "  # begins a line that is meant for `study.cluster.submit`, not for a person
 ENDED = MARK + "ended "  # + exit code
 ATTACHED = MARK + "attached "  # + new | running
 _POLL_SECONDS = 0.3
-_LAST_LINES = 30  # of a session under way, shown to whoever comes later
+_LAST_LINES = 30  # of a running session, shown to a terminal that joins later
 
 
 def folder_of(name: str) -> Path:
-    """What belongs to one session: lock, log, command, exit code. On the head's own disk: it ends with the head."""
+    """Where a session keeps its lock, log, command and exit code: on the head's own disk, gone with the head."""
     return Path.home() / ".study" / "sessions" / name
 
 
 def start(name: str, command: Sequence[str]) -> bool:
     """Start ``command`` in the background, its output in the session's log; False where a session is running.
 
-    The lock is held by the session's own processes, so it is free exactly when they are gone, however they ended.
+    The session's own processes hold its lock, so it is free exactly when all of them have ended.
     """
     folder = folder_of(name)
     folder.mkdir(parents=True, exist_ok=True)

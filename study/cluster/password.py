@@ -1,4 +1,4 @@
-"""``python -m study.cluster.password``: what the page of a cluster's ledger asks for."""
+"""``python -m study.cluster.password``: user and password of a cluster's MLflow page."""
 
 from __future__ import annotations
 

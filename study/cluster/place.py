@@ -23,11 +23,11 @@ def on_cluster_machine() -> bool:
 
 
 def cluster_file(named: str | None) -> Path | None:
-    """The cluster to hand the study to; None: it runs in place.
+    """The file of the cluster that runs the study; None where it runs on this machine.
 
-    ``named`` is what the user asked for. Without it, the file next to hand whose cluster was brought up from this
-    machine with ``ray up``, the one brought up last: Ray leaves a trace of it, and the newcomer's laptop has none. A
-    machine that belongs to a cluster is the place itself. Raises :class:`InputError` for a file that is no cluster's.
+    ``named`` is what the user asked for. Without it, that of ``cluster.yaml`` and ``clusters/*.yaml`` whose cluster was
+    brought up last from this machine: ``ray up`` leaves a note here. Without such a note, and on a cluster's machine,
+    the study runs here. Raises :class:`InputError` for a file that does not describe a cluster.
     """
     if on_cluster_machine():
         return None
@@ -48,7 +48,7 @@ def cluster_file(named: str | None) -> Path | None:
 
 
 def description(file: Path) -> dict[str, Any]:
-    """The cluster file as it stands. Raises :class:`InputError` where it is none."""
+    """The content of a cluster file. Raises :class:`InputError` where it is not one."""
     try:
         config = yaml.safe_load(file.read_text())
     except OSError as error:
@@ -63,7 +63,7 @@ def description(file: Path) -> dict[str, Any]:
 
 
 def connection(file: Path) -> tuple[str, str | None]:
-    """User and private key by which ssh reaches the head: the file's, or those that Ray made for it."""
+    """User and private key for ssh to the head: the file's, or those that Ray generated for it."""
     config = description(file)
     auth = dict(config.get("auth") or {})
     if "ssh_private_key" not in auth:

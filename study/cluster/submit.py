@@ -1,4 +1,4 @@
-"""From a machine outside: hand a study to the cluster's head, look on, and come back to it after a disconnection."""
+"""On the user's machine: submits a study to the cluster's head, shows its output, and reconnects to it later."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from study.errors import InputError
 _CHECKOUT = "~/study"  # where the cluster file puts this checkout
 # The line in which a session says where its ledger is.
 _TRACKING = re.compile(r"^MLflow\s+http://([0-9a-zA-Z.:-]+):(\d+)$")
-# What ssh and Ray say when the connection breaks.
+# What ssh and Ray print when the connection breaks.
 _GIVEN_UP = "Error: Command failed:"
-_OF_THE_WIRE = re.compile(r"(Shared c|C)onnection to \S+ closed|\d{4}-\d\d-\d\d [\d:,]+\t\w+ \w+\.py:\d+ -- ")
-EXIT_LOST = 1  # how the study fares is not known here
+_CONNECTION_LINE = re.compile(r"(Shared c|C)onnection to \S+ closed|\d{4}-\d\d-\d\d [\d:,]+\t\w+ \w+\.py:\d+ -- ")
+EXIT_LOST = 1  # the connection is lost, so the study's exit code is not known
 _HERE_ONLY = {"cluster", "local", "spec", "name", "help", "plan"}
 
 
@@ -34,7 +34,7 @@ def head_address(file: Path) -> str | None:
 
 
 def options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str]:
-    """What of the command line the head must be told as well: every option that is not at its default."""
+    """The options to repeat on the head: all that are not at their defaults, but those for this machine alone."""
     told: list[str] = []
     for action in parser._actions:
         value = getattr(args, action.dest, None)
@@ -45,7 +45,7 @@ def options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[s
 
 
 def submit(file: Path, name: str, spec: Path, told: Sequence[str]) -> int:
-    """Run the study on the head of ``file``'s cluster, or look on where it runs already; the session's exit code.
+    """Run the study on the head of ``file``'s cluster, or show the session that runs already; its exit code.
 
     The specification travels with the command, so that the one typed here is the one that runs there. Raises
     :class:`InputError` where the head cannot be reached.
@@ -63,7 +63,7 @@ def submit(file: Path, name: str, spec: Path, told: Sequence[str]) -> int:
         f"cd {_CHECKOUT} && mkdir -p results/.submitted && echo {packed} | base64 -d > {there}.part"
         f" && mv {there}.part {there} && exec {python} -m study.cluster.detached {shlex.quote(name)} -- {command}"
     )
-    code = _look_on(file, address, script)
+    code = _show_on_terminal(file, address, script)
     if code == 0:
         print(f"there    ray exec {file} 'cd {_CHECKOUT} && {python} -m analysis.pareto {name}'", file=sys.stderr)
     return code
@@ -75,11 +75,11 @@ def ask(file: Path, module: str, arguments: Sequence[str]) -> int:
     if address is None:
         raise InputError(f"--cluster {file}: no head is running; start it with `ray up {file}`, or add --local")
     command = shlex.join([".venv/bin/python", "-m", module, *arguments])
-    return _look_on(file, address, f"cd {_CHECKOUT} && echo '{ATTACHED}new' && {command}; echo '{ENDED}'$?")
+    return _show_on_terminal(file, address, f"cd {_CHECKOUT} && echo '{ATTACHED}new' && {command}; echo '{ENDED}'$?")
 
 
-def _look_on(file: Path, address: str, script: str) -> int:
-    """Show what the head prints, without what Ray prints about reaching it; the exit code that it names."""
+def _show_on_terminal(file: Path, address: str, script: str) -> int:
+    """Show what ``script`` prints on the head, without what Ray prints about the connection; its exit code."""
     process = subprocess.Popen(
         [_ray_program(), "exec", str(file), script],
         stdin=subprocess.DEVNULL,
@@ -99,7 +99,7 @@ def _look_on(file: Path, address: str, script: str) -> int:
             line = raw.rstrip("\r\n")
             if attached and line == _GIVEN_UP:
                 break  # what follows is the whole command, specification and all
-            if attached and _OF_THE_WIRE.match(line):
+            if attached and _CONNECTION_LINE.match(line):
                 continue
             if line.startswith(ATTACHED):
                 attached = True
@@ -127,7 +127,7 @@ def _look_on(file: Path, address: str, script: str) -> int:
 
 
 def tunnel(file: Path, address: str, host: str, port: str) -> str:
-    """The command that brings the ledger's page to this machine, where nothing but ssh is open from outside."""
+    """The ssh command that forwards MLflow's page to this machine: from outside, nothing but ssh is open."""
     user, key = connection(file)
     identity = f" -i {key}" if key else ""
     ssh = f"ssh -N -L {port}:{host}:{port}{identity} {user}@{address}"

@@ -1,4 +1,4 @@
-"""The original ``cifar-100-python`` folder: three pickles, read without letting them run anything."""
+"""Reads the original ``cifar-100-python`` folder: three pickles, none of which may run code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ALLOWED = {
 
 
 class _Reader(pickle.Unpickler):
-    """Refuses every global but numpy's array constructor."""
+    """Refuses every global but those that rebuild numpy arrays."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
@@ -39,7 +39,7 @@ def is_archive(folder: Path) -> bool:
 
 
 def read(folder: Path, split: str, tick: Callable[[int], None]) -> Arrays:
-    """Raises :class:`InputError` naming the file that is missing, damaged or not what it should be."""
+    """One split. Raises :class:`InputError` naming the file that is missing, damaged or of another kind."""
     file = folder / split
     content = _load(file)
     try:

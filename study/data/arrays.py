@@ -1,4 +1,4 @@
-"""What every source decodes to: one split of images as plain arrays."""
+"""One split of images as plain arrays, which is what every source decodes to."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ def augment(
     """Random crop out of a padded image, horizontal flip, and rotation up to ``rotation`` degrees.
 
     ``mode``: the padding is ``zero``, or the image mirrored at its outermost pixels (``reflect``), in which case it
-    must be narrower than the image. uint8 in, uint8 of the same shape out. All chance comes from ``generator``, which
-    is on the images' device.
+    must be narrower than the image. uint8 in, uint8 of the same shape out. Every random number is from ``generator``,
+    which is on the images' device.
     """
     n, _, height, width = images_NCHW.shape
     device = images_NCHW.device
@@ -44,7 +44,7 @@ def augment(
 
 
 def _reflected(index: Tensor, size: int) -> Tensor:
-    """Indices beyond either edge become those of the pixels that they mirror; the outermost pixel is not repeated."""
+    """Indices beyond an edge, mirrored at the outermost pixel, which is not repeated."""
     return size - 1 - (size - 1 - index.abs()).abs()
 
 
@@ -61,7 +61,7 @@ def _rotate(images_NCHW: Tensor, generator: torch.Generator, degrees: float) -> 
 def normalize(images_NCHW: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
     """uint8 pixels to float32 with the given per-channel mean and standard deviation (of pixels in [0, 1]).
 
-    Tensors on the images' device are read there; anything else is copied to it, for which the device is waited for.
+    ``mean`` and ``std`` should be tensors on the images' device: a copy from elsewhere waits for the device.
     """
     device = images_NCHW.device
     scale = 255 * torch.as_tensor(std, dtype=torch.float32, device=device).view(1, -1, 1, 1)

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,11 +14,11 @@ import numpy as np
 
 from study.data.arrays import Arrays
 from study.errors import InputError
-from study.storage.atomic import write_atomically
+from study.storage.atomic import hidden_beside, move_into_place, write_atomically
 
 FORMAT = 1  # raise it when the files below change
 _NAME = "interpretable-gradients-study"
-_MARK = "complete.json"  # written last into a folder that is renamed whole
+_MARK = "complete.json"  # the size of every file of an entry
 
 
 def default_folder() -> Path:
@@ -30,9 +29,9 @@ def default_folder() -> Path:
 
 
 def cached(folder: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
-    """The arrays stored under ``key``, memory-mapped; made and stored first where they are not there whole.
+    """The arrays stored under ``key``, memory-mapped; ``make`` is called where they are missing or damaged.
 
-    Two processes that make the same thing at once both succeed; the first to rename wins. Raises
+    Where two processes make the same entry at once, the first to rename wins and both succeed. Raises
     :class:`InputError` where the cache cannot be written.
     """
     entry = folder / f"v{FORMAT}" / key
@@ -42,13 +41,9 @@ def cached(folder: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
     arrays = make()
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        part = entry.parent / f".{key[:16]}-{secrets.token_hex(8)}"
-        part.mkdir()  # not mkdtemp: the entry is for all whom the umask lets in
-        try:
+        with hidden_beside(entry) as part:
             _write(part, arrays)
             _replace(part, entry)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise InputError(
             f"cache {folder}: cannot be written ({error.strerror or error}); set STUDY_CACHE to a folder with room"
@@ -58,13 +53,11 @@ def cached(folder: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
 
 
 def _write(part: Path, arrays: Arrays) -> None:
+    part.mkdir()
     sizes = {}
     for name, value in vars(arrays).items():
         if value is not None:
-            with (part / f"{name}.npy").open("wb") as stream:
-                np.save(stream, value)
-                stream.flush()
-                os.fsync(stream.fileno())
+            np.save(part / f"{name}.npy", value)
             sizes[name] = (part / f"{name}.npy").stat().st_size
     (part / _MARK).write_text(json.dumps(sizes))
 
@@ -72,9 +65,9 @@ def _write(part: Path, arrays: Arrays) -> None:
 def _replace(part: Path, entry: Path) -> None:
     for last in (False, False, True):
         try:
-            part.rename(entry)
+            move_into_place(part, entry)
             return
-        except OSError:  # there already: whole, by another process (perhaps since the last look), or damaged
+        except OSError:  # there already: whole, from another process, or damaged
             if _open(entry) is not None:
                 return
             if last:
@@ -96,7 +89,7 @@ def _open(entry: Path) -> Arrays | None:
 
 
 def hash_files(folder: Path, files: Sequence[Path]) -> str:
-    """SHA-256 (hex) over names and bytes; remembered by path, size and time, so that a second call reads nothing."""
+    """SHA-256 (hex) over names and bytes; remembered by path, size and time, so a second call reads no file."""
     stats = [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
     memo = folder / "hashes" / hashlib.sha256(json.dumps(stats).encode()).hexdigest()
     try:
@@ -109,7 +102,7 @@ def hash_files(folder: Path, files: Sequence[Path]) -> str:
     for file in files:
         with file.open("rb") as stream:
             digest.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    # Only a memo: a cache that cannot be written is complained about where it matters.
+    # Only a memo: a cache that cannot be written is reported by `cached`.
     with contextlib.suppress(OSError, InputError):
         memo.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(memo, digest.hexdigest().encode())

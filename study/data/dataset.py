@@ -1,11 +1,9 @@
-"""A source of images, its fixed splits, and the one way to open it."""
+"""Images of a source in their fixed splits, and the one way to open them."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.config import DataConfig, TrialConfig
-from study.data import archive, download, parquet, shapes
 from study.data.arrays import Arrays
-from study.data.cache import cached, default_folder, hash_files
+from study.data.cache import cached, default_folder
+from study.data.sources import Source, open_source
 from study.errors import InputError
 from study.names import MODEL_CONFIG_FILE
-
-#: Mean and standard deviation of the training pixels in [0, 1], per channel.
-_CIFAR = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
-_SHAPES = ((0.5, 0.5, 0.5), (0.24, 0.24, 0.24))
 
 
 @dataclass(frozen=True)
@@ -39,65 +33,21 @@ class Split:
     indices: NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where a split comes from: its cache key, and how to decode it."""
-
-    folder: Path | None
-
-    def files(self, split: str) -> list[Path]:
-        assert self.folder is not None
-        if archive.is_archive(self.folder):
-            names = ("train", "meta") if split == "train" else ("test",)
-            return [self.folder / name for name in names]
-        return parquet.files_of(self.folder, split)
-
-    def fingerprint(self, cache_folder: Path, split: str) -> str:
-        if self.folder is None:
-            return hashlib.sha256(f"{shapes.fingerprint_text()} {split}".encode()).hexdigest()
-        files = self.files(split)
-        try:
-            return hash_files(cache_folder, files)
-        except OSError as error:
-            raise InputError(f"{error.filename}: cannot be read ({error.strerror}); fetch the data again") from None
-
-    def read(self, split: str, tick: Callable[[int], None]) -> Arrays:
-        if self.folder is None:
-            return shapes.generate(split)
-        if archive.is_archive(self.folder):
-            return archive.read(self.folder, split, tick)
-        return parquet.read(self.files(split), tick)
-
-    def classes(self, labels: str) -> tuple[str, ...]:
-        if self.folder is None:
-            return shapes.CLASSES
-        names = (
-            archive.class_names(self.folder)
-            if archive.is_archive(self.folder)
-            else parquet.class_names(self.files("train")[0])
-        )
-        chosen = names[0 if labels == "fine" else 1]
-        n = parquet.N_FINE if labels == "fine" else parquet.N_COARSE
-        return chosen if chosen is not None and len(chosen) == n else tuple(f"class {i}" for i in range(n))
-
-
 class Dataset:
-    """Opened images: ``train`` and ``validation`` at hand, the test split behind a call.
+    """Opened images: ``train`` and ``validation`` as attributes, the test split behind a call.
 
     ``fingerprint`` is the SHA-256 of the training content; ``mean`` and ``std`` are per channel in [0, 1].
     """
 
-    def __init__(self, config: DataConfig, source: _Source, folder: Path, progress: bool) -> None:
+    def __init__(self, config: DataConfig, source: Source, folder: Path, progress: bool) -> None:
         self._config = config
         self._source = source
         self._folder = folder
         self._progress = progress
-        if source.folder is None and config.labels == "coarse":
-            raise InputError("data.labels: shapes has no coarse labels; use labels: fine")
         self.fingerprint = source.fingerprint(folder, "train")
         self.classes = source.classes(config.labels)
         self.n_classes = len(self.classes)
-        self.mean, self.std = _SHAPES if source.folder is None else _CIFAR
+        self.mean, self.std = source.mean, source.std
         arrays = self._arrays("train", self.fingerprint)
         labels = self._labels(arrays)
         train, validation = split_rows(labels, config)
@@ -114,27 +64,27 @@ class Dataset:
         return self._source.fingerprint(self._folder, "test")
 
     def test(self) -> Split:
-        """The test split. Opening it is for the final evaluation alone: choose nothing by what it shows."""
+        """The test split. It is for the final evaluation alone: choose nothing by what it shows."""
         arrays = self._arrays("test", self.test_fingerprint)
         labels = self._labels(arrays)
         return self._split(arrays, labels, np.arange(len(labels)))
 
     def calibration(self, images: int) -> Split:
-        """The last ``images`` of all validation rows, or half of these where there are fewer than twice as many.
+        """The images for fitting a temperature: the last ``images`` of all validation rows, at most half of them.
 
-        Whatever ``validation_images`` leaves out is among them first, so that few of the images at hand are reserved.
+        Rows that ``validation_images`` leaves out come last, so they are taken first.
         """
         arrays = self._arrays("train", self.fingerprint)
-        return self._split(arrays, self._labels(arrays), self._all_validation[self._scored(images) :])
+        return self._split(arrays, self._labels(arrays), self._all_validation[self._n_scored(images) :])
 
     def scored(self, images: int | None, calibration: int) -> Split:
-        """The first ``images`` (None: all) of the validation split, without those that calibration reserves."""
-        n = min(images or len(self.validation.labels), self._scored(calibration))
+        """The first ``images`` (None: all) of the validation split, without the rows of :meth:`calibration`."""
+        n = min(images or len(self.validation.labels), self._n_scored(calibration))
         whole = self.validation
         masks = None if whole.masks is None else whole.masks[:n]
         return Split(whole.images[:n], whole.labels[:n], masks, whole.indices[:n])
 
-    def _scored(self, calibration: int) -> int:
+    def _n_scored(self, calibration: int) -> int:
         """How many of all validation rows may be scored."""
         return max(len(self._all_validation) - calibration, len(self._all_validation) // 2)
 
@@ -184,31 +134,18 @@ def split_rows(labels: NDArray[np.int64], config: DataConfig) -> tuple[NDArray[n
 
 
 def open_dataset(config: DataConfig, *, cache: Path | None = None, progress: bool = False) -> Dataset:
-    """Open a source, decoding it into the cache the first time. ``cache`` replaces the default folder of the cache.
+    """Open a source; the first time, its images are decoded into the cache. ``cache``: another folder for it.
 
-    Raises :class:`InputError`, one line naming the file or key and the remedy, for anything that cannot be used.
+    Raises :class:`InputError` where the source or a key of ``config`` cannot be used.
     """
     folder = cache or default_folder()
-    return Dataset(config, _source(config.source, folder, progress), folder, progress)
+    return Dataset(config, open_source(config.source, folder, progress), folder, progress)
 
 
 def content_fingerprint(source: str) -> str:
     """SHA-256 (hex) of the training content of a source, whatever its path."""
     folder = default_folder()
-    return _source(source, folder, progress=False).fingerprint(folder, "train")
-
-
-def _source(source: str, cache_folder: Path, progress: bool) -> _Source:
-    if source == "shapes":
-        return _Source(None)
-    if source == "cifar100":
-        return _Source(download.cifar100(cache_folder, progress))
-    folder = Path(source)
-    if not os.path.isdir(folder):  # False too where a path is longer than the system takes, or holds a NUL
-        raise InputError(
-            f"data {source}: no such folder; give shapes, cifar100, or a folder of Parquet or cifar-100-python files"
-        )
-    return _Source(folder)
+    return open_source(source, folder, progress=False).fingerprint(folder, "train")
 
 
 @contextlib.contextmanager
@@ -225,9 +162,9 @@ def _ticks(progress: bool, text: str) -> Iterator[Callable[[int], None]]:
 
 
 def open_card_data(card: Mapping[str, Any], source: str | None) -> tuple[TrialConfig, Dataset]:
-    """The images that a network was trained and scored on; ``source`` says where they are on this machine.
+    """The configuration in a network's card, and its images; ``source``: where they are on this machine.
 
-    Raises :class:`InputError` where they are missing or their content is another.
+    Raises :class:`InputError` where they are missing or have other content than those of the training.
     """
     try:
         config, wanted = TrialConfig.from_dict(dict(card["config"])), str(card["data_fingerprint"])

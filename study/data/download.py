@@ -1,12 +1,10 @@
-"""CIFAR-100 from its home, through torchvision, which verifies the archive's checksum."""
+"""Downloads CIFAR-100 with torchvision, which verifies the archive's checksum."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
 import io
-import secrets
-import shutil
 import socket
 import sys
 import tarfile
@@ -14,33 +12,29 @@ from pathlib import Path
 
 from study.data import archive
 from study.errors import InputError
+from study.storage.atomic import hidden_beside, move_into_place
 
-_SECONDS = 15.0  # without an answer for so long, the network is taken for absent
+_SECONDS = 15.0  # without an answer for so long, the download fails
 
 
 def cifar100(cache_folder: Path, progress: bool) -> Path:
-    """The folder of the unpacked archive, fetched into the cache the first time.
+    """The folder of the unpacked archive, downloaded into the cache the first time.
 
-    It is unpacked elsewhere and renamed whole, so that what an interrupted download left is never taken for it. Raises
-    :class:`InputError` where it cannot be fetched, does not have the published checksum, or cannot be stored.
+    Raises :class:`InputError` where it cannot be downloaded or stored, or does not have the published checksum.
     """
-    root = cache_folder / "cifar100"
-    folder = root / "cifar-100-python"
+    folder = cache_folder / "cifar100" / "cifar-100-python"
     if _whole(folder):
         return folder
-    part = root / f".part-{secrets.token_hex(8)}"
-    try:
-        part.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(
-            f"cache {cache_folder}: cannot be written ({error.strerror}); set STUDY_CACHE to a folder with room"
-        ) from None
-    try:
+    with hidden_beside(folder) as part:
+        try:
+            part.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(
+                f"cache {cache_folder}: cannot be written ({error.strerror}); set STUDY_CACHE to a folder with room"
+            ) from None
         _fetch(part, progress)
         with contextlib.suppress(OSError):  # there already: another process was first
-            (part / folder.name).rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            move_into_place(part / folder.name, folder)
     if not _whole(folder):
         raise InputError(f"{folder}: is not whole; remove this folder and start again")
     return folder

@@ -1,4 +1,4 @@
-"""A folder of Parquet files in the schema of the public CIFAR-100 set: ``img``, ``fine_label``, ``coarse_label``."""
+"""Reads Parquet files in the schema of the public CIFAR-100 set: ``img``, ``fine_label``, ``coarse_label``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def files_of(folder: Path, split: str) -> list[Path]:
 
 
 def read(files: Sequence[Path], tick: Callable[[int], None]) -> Arrays:
-    """Decode all rows. ``tick(n)`` hears of every n decoded images.
+    """Decode all rows; ``tick(n)`` is called after every n images.
 
     Raises :class:`InputError` naming the file: damaged, without images or labels, a label out of range, an image
     that cannot be decoded, is not RGB or is not 32×32.

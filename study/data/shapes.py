@@ -1,7 +1,7 @@
 """The embedded data set: ten shapes on textured backgrounds, with the true object mask of every image.
 
-Class is carried by shape alone: position, size, both colours and the texture are drawn independently of it. So a
-saliency map can be held against the truth, and nothing has to be fetched.
+Only the shape tells the class: position, size, colours and texture are drawn independently of it. So a saliency map
+can be compared with the true object, and nothing has to be downloaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ N_TRAIN, N_TEST = 6000, 1000
 
 
 def fingerprint_text() -> str:
-    """What determines every pixel."""
+    """A text that changes whenever a pixel does."""
     return f"shapes version {VERSION} seed {SEED} train {N_TRAIN} test {N_TEST}"
 
 
@@ -69,7 +69,7 @@ def _paint(rng: np.random.Generator, masks: NDArray[np.bool_]) -> NDArray[np.uin
     """(n, 3, 32, 32): object and background each of a random colour and texture, and pixel noise over both."""
     n = len(masks)
     ground, figure = rng.uniform(0.15, 0.85, (2, n, 3))
-    # Colours too near each other are pushed apart, or some shapes could not be seen.
+    # Colours too near each other are moved apart, or some shapes could not be seen.
     gap = figure - ground
     distance = np.abs(gap).mean(1, keepdims=True)
     figure = np.clip(figure + np.where(distance < 0.3, np.sign(gap) * 0.3, 0), 0, 1)

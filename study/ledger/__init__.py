@@ -3,32 +3,33 @@
 The only room that knows MLflow, which is imported when a ledger is first used. See docs/decisions/0006-ledger.md.
 """
 
-from study.ledger.book import TrialBook, replay, settle
-from study.ledger.machine import MachineSampler
-from study.ledger.numbers import SupersededError
+from study.ledger.attempts import SupersededError
+from study.ledger.ledger import Ledger
 from study.ledger.presentation import view_path
-from study.ledger.records import StudyRecord, TrialRecord
+from study.ledger.records import DataInput, StudyRecord, TrialRecord
+from study.ledger.replay import close_session, replay
 from study.ledger.run import TrialRun
 from study.ledger.server import serve
 from study.ledger.store import create_store, studies
-from study.ledger.study import DataInput, Ledger
+from study.ledger.system_metrics import SystemMetricsSampler
 from study.ledger.tracking import default_tracking_uri, masked
+from study.ledger.writer import TrialWriter
 
 __all__ = [
     "DataInput",
     "Ledger",
-    "MachineSampler",
     "StudyRecord",
     "SupersededError",
-    "TrialBook",
+    "SystemMetricsSampler",
     "TrialRecord",
     "TrialRun",
+    "TrialWriter",
+    "close_session",
     "create_store",
     "default_tracking_uri",
     "masked",
     "replay",
     "serve",
-    "settle",
     "studies",
     "view_path",
 ]

@@ -1,4 +1,4 @@
-"""Which attempt at a trial is the latest: tokens that grow with every attempt, whatever the machines' clocks say."""
+"""Which attempt at a trial may write to its run: the one with the greatest token, whatever the machines' clocks say."""
 
 from __future__ import annotations
 
@@ -7,41 +7,44 @@ import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
 
 from study import names
 from study.storage.atomic import write_atomically
+from study.storage.storage import Storage
 
 
-class Exchange(Protocol):
-    """How machines without a common folder share a file; a :class:`study.storage.storage.Storage`."""
-
-    def refresh(self, file: Path) -> None: ...
-
-    def push(self, file: Path) -> None: ...
+class SupersededError(RuntimeError):
+    """A later attempt at this trial has taken its run over: what this one still has to say is not written."""
 
 
 def new_attempt(after: str = "") -> str:
-    """A token later than ``after`` in text order: milliseconds, then chance. Later attempts hold a run."""
+    """A token later than ``after`` in text order: milliseconds, then chance."""
     milliseconds = max(int(time.time() * 1000), int(after.partition("-")[0] or 0) + 1)
     return f"{milliseconds:015d}-{secrets.token_hex(4)}"
 
 
-def claim(folder: Path, earlier: Iterable[str], exchange: Exchange | None = None) -> str:
-    """A token later than those of all attempts that had the trial's ``folder`` before, noted there for the next one.
+def claim(folder: Path, earlier: Iterable[str], storage: Storage | None = None) -> str:
+    """A token later than those of all earlier attempts, written to the trial's ``folder`` for the next one.
 
-    Milliseconds alone would not do: a replacement whose clock is behind would lose the run to the dead. ``earlier``
-    are tokens that are known otherwise.
+    The clock alone would not do: an attempt on a machine whose clock is behind would lose the run to the dead worker
+    that it replaces. ``earlier`` are tokens that are known from elsewhere. ``storage`` is where attempts on machines
+    that do not see this folder find the token.
     """
     note = folder / names.ATTEMPT_FILE
-    if exchange is not None:
-        exchange.refresh(note)
+    if storage is not None:
+        storage.refresh(note)
     known = list(earlier)
     with contextlib.suppress(FileNotFoundError):
         known.append(note.read_text().strip())
     attempt = new_attempt(max(known, default=""))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(note, f"{attempt}\n".encode())
-    if exchange is not None:
-        exchange.push(note)
+    if storage is not None:
+        storage.push(note)
     return attempt
+
+
+def check_holder(run_id: str, holder: str | None, attempt: str) -> None:
+    """Raises :class:`SupersededError` where ``holder``, the run's tag ``TAG_ATTEMPT``, is not ``attempt``."""
+    if holder != attempt:
+        raise SupersededError(f"run {run_id} belongs to attempt {holder}, not to {attempt}")

@@ -1,7 +1,7 @@
-"""Who may open the ledger of a cluster: whoever holds the cluster's token. Knows no MLflow.
+"""The password of a cluster's tracking server, derived from Ray's token. Knows no MLflow.
 
-Every machine of a cluster has Ray's token in a file of its own (or in its environment). The password of the tracking
-server is derived from it, so there is no second secret to make, to carry and to lose; it is never written anywhere.
+Every machine of a cluster has the token in a file or in its environment. So there is no second secret to make, to
+distribute and to lose, and the password is written nowhere.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def derived(purpose: str) -> str | None:
 
 
 def offer(tracking_uri: str) -> None:
-    """Let MLflow's client in this process show the cluster's credentials, unless the user's own are in place."""
+    """Give MLflow's client in this process the cluster's credentials, unless the user has set some."""
     if not tracking_uri.startswith(("http://", "https://")) or not os.environ.get("STUDY_STORAGE"):
         return
     if os.environ.get("MLFLOW_TRACKING_USERNAME") or os.environ.get("MLFLOW_TRACKING_TOKEN"):

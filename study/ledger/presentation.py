@@ -1,7 +1,7 @@
-"""What MLflow's pages show of a study without any set-up: descriptions, a saved view with columns and charts, links.
+"""What MLflow's pages show of a study without set-up: descriptions, links, a saved view with columns and charts.
 
-MLflow keeps all of it in tags, so this is plain text: markdown in notes, and a view as the JSON that the page itself
-saves under *Views*. Nothing here is read back; a person may edit every note and view, and it is not written over.
+MLflow keeps all of it in tags: notes as markdown, a view as the JSON that the page itself saves under *Views*. Nothing
+here is read back, and a note or view that a person has edited is not overwritten.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TAG_CHARACTERS = 4900  # MLflow takes 5,000
 
 
 def view_path(experiment_id: str, *, charts: bool = False) -> str:
-    """Where the view is, after the server's address."""
+    """The part of the view's URL after the server's address."""
     mode = "&compareRunsMode=CHART" if charts else ""
     return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}{mode}"
 
@@ -53,7 +53,7 @@ def study_note(study: str, spec: Mapping[str, Any]) -> str:
 
 
 def trial_note(trial: int, params: Mapping[str, Any]) -> str:
-    """Markdown on a trial's run, its first line a summary: MLflow's table shows that one."""
+    """Markdown on a trial's run; MLflow's table shows the first line, a summary."""
     weight = params.get("reg_weight")
     loss = "plain cross-entropy"
     if isinstance(weight, (int, float)) and weight > 0:
@@ -110,7 +110,7 @@ def _budget(spec: Mapping[str, Any]) -> str:
 
 
 def _view(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The trials alone, best first: what was searched, what it scored; the front as a chart above the curves."""
+    """Trials alone, best first, with objectives and searched parameters as columns; the front above the curves."""
     goals = [metrics.OBJECTIVES[name] for name in spec.get("objectives", {}) if name in metrics.OBJECTIVES]
     scores = list(dict.fromkeys([m.ledger_name for m in goals] + [metrics.ALIGNMENT.ledger_name]))
     searched = list(spec.get("space", {}))
@@ -143,8 +143,10 @@ def _view(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _charts(goals: Sequence[str], searched: Sequence[str]) -> list[dict[str, Any]]:
-    """Every pair of neighbouring objectives as points, parameters and objectives as parallel lines; the page adds the
-    curve of every metric."""
+    """A scatter chart of each pair of neighbouring objectives, and parallel coordinates of parameters and objectives.
+
+    The page itself adds the curve of every metric.
+    """
     own = {"isGenerated": False, "deleted": False, "metricSectionId": "front"}
     points = [
         {

@@ -1,7 +1,7 @@
-"""A run's scores under another protocol, in the place of those that it has.
+"""Replaces a run's scores by those under another protocol.
 
-MLflow forgets no value, so the new ones are logged later for the same epochs: the latest of an epoch counts. Where an
-epoch's network is gone its scores become NaN, so that no value of the old protocol stands among those of the new one.
+MLflow deletes no value, so the new ones are logged for the same epochs at a later time: of an epoch the latest counts.
+Scores of an epoch whose network is gone become NaN, so that no value of the old protocol stands among the new ones.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from study import metrics, names
-from study.ledger.numbers import Number, write_numbers
-from study.ledger.records import TrialRecord
-
-_METRICS = 1000  # per request, MLflow's limit
+from study.ledger.metric_writes import NUMBERS_PER_REQUEST, write_numbers
+from study.ledger.records import Number, TrialRecord
 
 
 def replace_scores(
@@ -42,7 +40,8 @@ def replace_scores(
     for epoch in sorted({*(v.step for v in old), *scores}):
         values = {**dict.fromkeys(old_names, math.nan), **scores.get(epoch, {})}
         numbers += [Number(name, value, later, epoch) for name, value in values.items()]
-    *first, last = [numbers[i : i + _METRICS] for i in range(0, len(numbers), _METRICS)] or [[]]
+    starts = range(0, len(numbers), NUMBERS_PER_REQUEST)
+    *first, last = [numbers[i : i + NUMBERS_PER_REQUEST] for i in starts] or [[]]
     for some in first:
         write_numbers(client, record.run_id, attempt, some)
     write_numbers(client, record.run_id, attempt, last, {names.TAG_PROTOCOL: protocol})

@@ -1,21 +1,21 @@
-"""One trial's run: written by one attempt at a time, every epoch once."""
+"""One trial's run in MLflow: written by one attempt at a time, every epoch once."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from study import metrics, names
-from study.ledger.numbers import Number, check_holder, write_numbers
-from study.ledger.records import same_number
+from study.ledger.attempts import check_holder
+from study.ledger.metric_writes import NUMBERS_PER_REQUEST, write_numbers
+from study.ledger.records import EPOCH_METRIC, DataInput, Number, same_number
 
-EPOCH_METRIC = "epoch"  # logged with every report: its latest value is the last epoch that the ledger holds
 REPORT_MS = "ms"  # in a report: when it was made (Unix, ms); not a metric
 
-_BATCH = 100  # params and tags per request, MLflow's limit
-_METRICS = 1000  # metrics per request, MLflow's limit
+_TEXTS_PER_REQUEST = 100  # params or tags; MLflow's limit
 _END_STATUS = {
     names.COMPLETE: "FINISHED",
     names.STOPPED: "FINISHED",
@@ -40,10 +40,10 @@ class TrialRun:
         self._epoch = max((m.step for m in history), default=0)
 
     def sync(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Log the reports of epochs after the last one logged, step = epoch: as many in one request as fit into it.
+        """Log the reports of epochs after the last one logged, step = epoch, as many in one request as fit.
 
-        An epoch's values are in one request together with its number, so that an epoch is logged wholly or not.
-        Every value that is not finite is stored as NaN: left out, an older one would stand as the last.
+        All values of an epoch are in one request, so an epoch is logged wholly or not at all. A value that is not
+        finite is stored as NaN: if it were left out, an older value would count as the latest.
         """
         waiting: list[Number] = []
         epoch = self._epoch
@@ -51,7 +51,7 @@ class TrialRun:
             if int(report["epoch"]) <= epoch:
                 continue
             values = _numbers(report, int(report["epoch"]))
-            if len(waiting) + len(values) > _METRICS:
+            if len(waiting) + len(values) > NUMBERS_PER_REQUEST:
                 self._send(waiting, epoch)
                 waiting = []
             waiting += values
@@ -60,15 +60,13 @@ class TrialRun:
             self._send(waiting, epoch)
 
     def sample(self, samples: Sequence[Mapping[str, float]]) -> None:
-        """Log system metrics, step = seconds since the run was first opened; the same again changes nothing."""
+        """Log system metrics, step = seconds since the run was first opened; logging the same again changes nothing."""
         numbers: list[Number] = []
         for values in samples:
             second = max(0, int(values[REPORT_MS] - self._start_ms) // 1000)
-            numbers += _numbers(
-                {metrics.SYSTEM_METRICS + k if k != REPORT_MS else k: v for k, v in values.items()}, second
-            )
-        for i in range(0, len(numbers), _METRICS):
-            write_numbers(self._client, self.run_id, self.attempt, numbers[i : i + _METRICS])
+            numbers += _numbers(values, second, prefix=metrics.SYSTEM_METRICS)
+        for i in range(0, len(numbers), NUMBERS_PER_REQUEST):
+            write_numbers(self._client, self.run_id, self.attempt, numbers[i : i + NUMBERS_PER_REQUEST])
 
     def finish(
         self,
@@ -80,11 +78,12 @@ class TrialRun:
         logs: Sequence[Path] = (),
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """End the run: artifacts, scores, tags, then the status; the same again changes nothing.
+        """End the run: artifacts, scores, tags, then the status; repeating it changes nothing.
 
-        The state is written last: a run that was killed midway is still running and is finished again. ``scores``
-        that the history already holds are not logged twice. ``files`` go to ``CHECKPOINT_ARTIFACTS``, ``logs`` to
-        ``LOG_ARTIFACTS``; one that is there with the same size is left. Raises ValueError for a state that is no end.
+        The state is written last, so a run whose writer was killed midway is still running and is finished again.
+        ``scores`` that the run has already are not logged twice. ``files`` go to ``CHECKPOINT_ARTIFACTS``, ``logs`` to
+        ``LOG_ARTIFACTS``; a file that is there in the same size is not sent. Raises ValueError for a state that is not
+        an end.
         """
         if state not in _END_STATUS:
             raise ValueError(f"{state!r} is not the end of a trial; expected one of {', '.join(_END_STATUS)}")
@@ -101,7 +100,7 @@ class TrialRun:
             self._client.set_terminated(self.run_id, _END_STATUS[state])
 
     def _upload(self, files: Sequence[Path], place: str) -> None:
-        """Straight from where they were written to the artifact store."""
+        """Those files that the artifact store does not have in the same size, straight from where they were written."""
         if not files:
             return
         there = {f.path: f.file_size for f in self._client.list_artifacts(self.run_id, place)}
@@ -114,24 +113,40 @@ class TrialRun:
         self._epoch = epoch
 
     def _held(self) -> Any:
-        """The run as it is. Raises :class:`SupersededError` where it belongs to another attempt."""
+        """The run as MLflow has it now. Raises :class:`SupersededError` where it belongs to another attempt."""
         run = self._client.get_run(self.run_id)
         check_holder(self.run_id, run.data.tags.get(names.TAG_ATTEMPT), self.attempt)
         return run
 
 
-def _numbers(report: Mapping[str, float], step: int) -> list[Number]:
+def _numbers(report: Mapping[str, float], step: int, prefix: str = "") -> list[Number]:
     ms = int(report.get(REPORT_MS, time.time() * 1000))
-    return [Number(name, float(value), ms, step) for name, value in report.items() if name != REPORT_MS]
+    return [Number(prefix + name, float(value), ms, step) for name, value in report.items() if name != REPORT_MS]
 
 
 def log_texts(
     client: Any, run_id: str, *, params: Mapping[str, str] | None = None, tags: Mapping[str, str] | None = None
 ) -> None:
-    """Params and tags, in as few requests as they fit into; none for nothing."""
+    """Write params and tags in as few requests as they fit into; none where there are none."""
     from mlflow.entities import Param, RunTag
 
     texts = [Param(k, v) for k, v in (params or {}).items()]
     marks = [RunTag(k, str(v)) for k, v in (tags or {}).items()]
-    for i in range(0, max(len(texts), len(marks)), _BATCH):
-        client.log_batch(run_id, params=texts[i : i + _BATCH], tags=marks[i : i + _BATCH])
+    for i in range(0, max(len(texts), len(marks)), _TEXTS_PER_REQUEST):
+        some = slice(i, i + _TEXTS_PER_REQUEST)
+        client.log_batch(run_id, params=texts[some], tags=marks[some])
+
+
+def log_inputs(client: Any, run: Any, inputs: Sequence[DataInput]) -> None:
+    """Those inputs of an MLflow run that it does not have yet, known by their digests."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    there = {i.dataset.digest for i in run.inputs.dataset_inputs} if run.inputs else set()
+    new = []
+    for i in inputs:
+        if i.digest not in there:
+            profile = json.dumps({"images": i.images})
+            data = Dataset(i.name, i.digest, "local", json.dumps({"uri": i.source}), profile=profile)
+            new.append(DatasetInput(data, [InputTag("mlflow.data.context", i.context)]))
+    if new:
+        client.log_inputs(run.info.run_id, new)

@@ -1,4 +1,4 @@
-"""The tracking server of a cluster: on the head's private address, behind a password, for as long as the head lives."""
+"""Starts a cluster's tracking server: on the head's private address, with a password, until the head ends."""
 
 from __future__ import annotations
 
@@ -31,11 +31,10 @@ auth_cache_ttl_seconds = 60
 
 
 def serve(storage: Path, host: str) -> str:
-    """The URI of the server at ``host`` over the ledger in ``storage``; started where none answers.
+    """The URI of the tracking server at ``host`` for the ledger in ``storage``; it is started where none answers.
 
-    It listens on ``host`` alone, a private address, and takes only what shows the password that the cluster's token
-    stands for. It is a process of its own that outlives this one. Raises :class:`InputError` where there is no token,
-    or the server does not come up.
+    It listens on ``host`` alone, a private address, asks for the password that is derived from the cluster's token, and
+    outlives this process. Raises :class:`InputError` where there is no token, or the server does not answer in time.
     """
     uri = f"http://{host}:{PORT}"
     folder = Path.home() / ".study" / "tracking"
@@ -51,7 +50,7 @@ def serve(storage: Path, host: str) -> str:
             )
         create_store(default_tracking_uri(storage))
         with (folder / "alive").open("w") as alive, contextlib.suppress(BlockingIOError):
-            # Held by the server's processes: one that was killed and is on its way back is not started twice.
+            # The server's processes hold this lock, so a server that is being restarted is not started twice.
             fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _start(storage, host, folder, password, alive.fileno())
         deadline = time.monotonic() + _START_SECONDS
@@ -71,7 +70,7 @@ def _answers(uri: str) -> bool:
 
 
 def _start(storage: Path, host: str, folder: Path, password: str, alive: int) -> None:
-    (folder / "users.db").unlink(missing_ok=True)  # it holds the password's hash of whichever token was before
+    (folder / "users.db").unlink(missing_ok=True)  # it holds the hash of a password that may be of an earlier token
     ini = folder / "auth.ini"
     ini.write_text(_INI.format(folder=folder, user=USER))
     environment = {
@@ -85,7 +84,7 @@ def _start(storage: Path, host: str, folder: Path, password: str, alive: int) ->
     with (folder / "log").open("ab") as log:
         subprocess.Popen(
             [
-                # Started again when it dies: whoever writes keeps a journal until it answers.
+                # Restarted when it dies; until it answers, writers keep journals.
                 *("bash", "-c", 'while :; do "$@"; sleep 5; done', "tracking-server"),
                 *(sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--workers", "1"),
                 *("--host", host, "--port", str(PORT)),

@@ -1,4 +1,4 @@
-"""MLflow's store: made once, opened only where it is, and not waited for when it is away."""
+"""Connects to MLflow's store: creates it once, never by mistake, and does not wait for a server that is away."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 
 from study.errors import InputError
 from study.ledger.credentials import offer
-from study.ledger.tracking import first_line, locked, probe, shown, sqlite_path
+from study.ledger.tracking import first_line, locked, masked, probe, sqlite_path
+from study.storage.atomic import move_into_place
 
-# A study is nobody's telemetry, and its terminal belongs to its own progress. The client's own retries are short:
-# whoever writes keeps a journal and tries again (study/ledger/book.py).
+# No telemetry, and nothing in the terminal beside the study's progress. The client's own retries are short, since the
+# writer keeps a journal and tries again (study/ledger/writer.py).
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -23,15 +24,15 @@ _ENVIRONMENT = {
     "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "-1",  # a write takes two connections: threads would wait for each other
 }
 
-_OBJECT_STORES = {"s3": "boto3", "gs": "google.cloud.storage"}  # scheme -> what MLflow imports for it
+_OBJECT_STORES = {"s3": "boto3", "gs": "google.cloud.storage"}  # scheme → what MLflow imports for it
 
 
 def create_store(tracking_uri: str) -> None:
     """Make sure that the store exists and answers, before several processes open it.
 
-    Processes that open a SQLite store that does not exist yet race through its migrations and fail. So it is made
-    here, under a file lock, beside its place, and renamed into it: a kill midway leaves no half-made store. Raises
-    :class:`InputError`: server unreachable within 5 s, folder not writable, not an MLflow store.
+    Processes that open a new SQLite store at the same time all run its migrations and fail. So it is created here,
+    under a file lock and another name, and renamed when it is complete. Raises :class:`InputError` where a server does
+    not answer within 5 s, the folder is not writable, or the file is not an MLflow store.
     """
     path = sqlite_path(tracking_uri)
     if path is None:
@@ -43,8 +44,8 @@ def create_store(tracking_uri: str) -> None:
             if not path.exists() or path.stat().st_size == 0:
                 part = path.with_name(path.name + ".part")
                 part.unlink(missing_ok=True)
-                connect(f"sqlite:///{part}")
-                os.replace(part, path)
+                connect(f"sqlite:///{part}", create=True)
+                move_into_place(part, path)
     except OSError as error:
         raise InputError(
             f"ledger {path}: cannot be created ({error.strerror}); choose another --storage or --tracking-uri"
@@ -53,9 +54,9 @@ def create_store(tracking_uri: str) -> None:
 
 
 def check_artifact_store(location: str | None) -> None:
-    """Raises :class:`InputError` where MLflow's way to an object store is not installed.
+    """Raises :class:`InputError` where the package that MLflow needs for an object store is not installed.
 
-    Without it the first upload would fail, which to a worker looks like a ledger that is away: it would wait for ever.
+    The first upload would fail without it, and a writer would take that for a ledger that is away and try for ever.
     """
     package = _OBJECT_STORES.get(urlsplit(location or "").scheme)
     if package and find_spec(package.partition(".")[0]) is None:
@@ -63,8 +64,11 @@ def check_artifact_store(location: str | None) -> None:
         raise InputError(f"artifacts in {location}: MLflow needs {install} for it; pip install {install}")
 
 
-def connect(tracking_uri: str) -> Any:
-    """An ``MlflowClient`` whose store is known to answer. Raises :class:`InputError`."""
+def connect(tracking_uri: str, *, create: bool = False) -> Any:
+    """An ``MlflowClient`` whose store is known to answer; ``create`` allows a new SQLite file.
+
+    Raises :class:`InputError` where the store does not answer, does not exist, or is not one of MLflow's.
+    """
     scheme = urlsplit(tracking_uri).scheme
     if scheme in ("", "file"):
         raise InputError(
@@ -73,7 +77,7 @@ def connect(tracking_uri: str) -> Any:
     if scheme in ("http", "https"):
         probe(tracking_uri)
     path = sqlite_path(tracking_uri)
-    if path is not None and path.suffix != ".part" and not path.exists():  # MLflow would create it
+    if not create and path is not None and not path.exists():  # MLflow would create it
         raise InputError(f"ledger {path}: there is none; check --storage or --tracking-uri, or start a study first")
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -87,7 +91,7 @@ def connect(tracking_uri: str) -> Any:
         client.search_experiments(max_results=1)
     except Exception as error:
         raise InputError(
-            f"ledger {shown(tracking_uri)}: MLflow cannot open it ({first_line(error)}); "
+            f"ledger {masked(tracking_uri)}: MLflow cannot open it ({first_line(error)}); "
             "check --tracking-uri, or move the file away to start a new ledger"
         ) from None
     return client

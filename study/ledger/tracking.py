@@ -1,4 +1,4 @@
-"""Where a ledger is: tracking URIs, the SQLite file behind one, whether a server answers. Knows no MLflow."""
+"""Tracking URIs: the SQLite file of one, whether its server answers, its password masked. Knows no MLflow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from study import names
 from study.errors import InputError
@@ -23,9 +22,9 @@ def default_tracking_uri(storage: Path) -> str:
 
 
 def probe(tracking_uri: str) -> None:
-    """Raises :class:`InputError` where no server answers within 5 s: MLflow itself would retry for minutes.
+    """Raises :class:`InputError` where no server answers within 5 s; MLflow itself would retry for minutes.
 
-    Any HTTP answer will do; what the server refuses, MLflow reports.
+    Any HTTP answer counts, also a refusal, which MLflow reports later.
     """
     try:
         urllib.request.urlopen(f"{tracking_uri.rstrip('/')}/health", timeout=_PROBE_SECONDS).close()
@@ -33,7 +32,7 @@ def probe(tracking_uri: str) -> None:
         return
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise InputError(
-            f"tracking server {shown(tracking_uri)}: no answer ({first_line(getattr(error, 'reason', error))}); "
+            f"tracking server {masked(tracking_uri)}: no answer ({first_line(getattr(error, 'reason', error))}); "
             "start it, or leave --tracking-uri out to use mlflow.db in the results folder"
         ) from None
 
@@ -47,7 +46,7 @@ def sqlite_path(tracking_uri: str) -> Path | None:
 
 @contextlib.contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Hold an exclusive lock; it ends with the process, however that ends."""
+    """Hold an exclusive lock on a file; it ends with the block, or with the process however that ends."""
     import fcntl
 
     with file.open("w") as handle:
@@ -55,19 +54,11 @@ def locked(file: Path) -> Iterator[None]:
         yield
 
 
-def shown(tracking_uri: str) -> str:
-    """A tracking URI as it may be printed: without the password that it may contain."""
-    parts = urlsplit(tracking_uri)
-    if parts.password is None:
-        return tracking_uri
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}"))
-
-
 def masked(text: str) -> str:
-    """A text, such as a command as it was typed, in which no URI shows its password."""
-    return re.sub(r"(//[^/@:\s]*):[^@\s]*@", r"\1:***@", text)  # a password may hold a slash
+    """A text, such as a tracking URI or a command as it was typed, in which no URI shows its password."""
+    return re.sub(r"(//[^/@:\s]*):\S*@", r"\1:***@", text)  # a password may hold slashes and at signs
 
 
 def first_line(error: object) -> str:
-    """What fits into a one-line message of somebody else's error."""
+    """The first line of another library's error, at most 200 characters, for a one-line message."""
     return (str(error).strip().splitlines() or [repr(error)])[0][:200]

@@ -34,7 +34,6 @@ class Instruction:
     output: int
     call: Binding | None
     reuse: bool
-    place: str
 
 
 @dataclass(frozen=True)

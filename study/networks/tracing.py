@@ -156,7 +156,7 @@ class _Compiler:
             for value in instruction.inputs:
                 readers[value] = readers.get(value, 0) + 1
         instructions = tuple(
-            Instruction(i.rule, i.module, i.inputs, i.output, i.call, self._may_reuse(i, readers), i.place)
+            Instruction(i.rule, i.module, i.inputs, i.output, i.call, self._may_reuse(i, readers))
             for i in self._instructions
         )
         return Program(instructions, self._numbers[output], readers)
@@ -279,7 +279,7 @@ class _Compiler:
         self._numbers[node] = number
         self._sources[number] = rule
         values = tuple(self._numbers[n] for n in inputs)
-        self._instructions.append(Instruction(rule, module, values, number, call, False, self._describe(node)))
+        self._instructions.append(Instruction(rule, module, values, number, call, False))
 
     def _rule_of_module(self, module: nn.Module, what: str) -> Rule:
         make = MODULES.get(type(module))

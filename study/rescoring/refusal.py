@@ -1,4 +1,4 @@
-"""Scores of two protocols are never mixed in one study: who continues it is told what to do instead."""
+"""Refuses to continue a study whose trials were scored under another protocol: scores of two are never mixed."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from study.search.racing import most_uncertain
 from study.search.stored import MEASURED, REPLICATE_OF, SEED, TWIN_OF, WARM, params_of, results, write_measured
 from study.spec.space import Point, complete
 from study.spec.study_spec import StudySpec
+from study.storage.atomic import replacing
 from study.storage.storage import Storage, trial_folder
 
 #: A point, the targets' values there, and the report that they are from.
@@ -45,9 +45,8 @@ def take_over(
         if checkpoint is not None and len(study.get_trials(deepcopy=False)) > before:
             file = trial_folder(storage, study.study_name, before) / names.CHECKPOINT_FILE
             file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_name(file.name + ".part")
-            shutil.copyfile(checkpoint, part)
-            os.replace(part, file)
+            with replacing(file) as part:
+                shutil.copyfile(checkpoint, part)
             storage.push(file)
     warm[source] = [
         {"params": encode(spec, point), "values": values, MEASURED: write_measured(report)}

@@ -7,7 +7,6 @@ old file or the new one. See docs/decisions/0026-rescoring.md.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from study import metrics, names
 from study.search.stored import MEASURED, PROTOCOL, REASON, RUNGS, STATE, WARM, write_measured
 from study.spec.study_spec import StudySpec
+from study.storage.atomic import move_into_place
 
 _CONSTRAINT = "constraints:"  # Optuna's system attributes
 
@@ -52,7 +52,7 @@ def rewrite(file: Path, name: str, spec: StudySpec, found: Mapping[int, Scored])
     for store in stores:
         store.remove_session()
         store.engine.dispose()
-    os.replace(part, file)
+    move_into_place(part, file)
 
 
 def _depends_on_scores(spec: StudySpec) -> bool:

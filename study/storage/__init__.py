@@ -1,1 +1,1 @@
-"""Where results are kept: folders and object stores, the identity of a study, the book of test looks."""
+"""Where results are kept: folders and object stores, atomic writes, a study's identity, the log of test openings."""

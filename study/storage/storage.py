@@ -1,4 +1,4 @@
-"""Where a study's files live: a local (or mounted) folder, or an object store mirrored from one."""
+"""Where a study's files live: a local or mounted folder, or an object store with a local working copy."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from urllib.parse import unquote, urlsplit
 
 from study.command import expanded
 from study.errors import InputError
+from study.storage.atomic import replacing
 
 #: Where results live unless --storage says otherwise; a cluster's machines have STUDY_STORAGE from the cluster file.
 DEFAULT_STORAGE = os.environ.get("STUDY_STORAGE") or "results"
 
-_LONGEST_NAME = 200  # bytes; file systems take 255, and other files are named after it
-NEEDED_BYTES = 64 * 2**20  # a study's books and one small checkpoint; less than this is a full disk
+_LONGEST_NAME = 200  # bytes; file systems take 255, and names of other files are longer by a suffix
+NEEDED_BYTES = 64 * 2**20  # a study's databases and one small checkpoint; with less free, a disk counts as full
 
 
 @dataclass(frozen=True)
 class Storage:
-    """``local`` holds the files; with ``uri`` (e.g. ``s3://bucket/studies``) it is a working copy of them."""
+    """``local`` holds the files; where there is a ``uri`` (e.g. ``s3://bucket/studies``) it is a working copy."""
 
     local: Path
     uri: str | None = None
@@ -50,7 +51,7 @@ class Storage:
             ) from None
 
     def check_writable(self) -> None:
-        """Raises :class:`InputError` where the folder cannot be made, is read-only or is full."""
+        """Raises :class:`InputError` where the folder cannot be created or written, or is nearly full."""
         try:
             self.local.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.local) as probe:
@@ -69,7 +70,7 @@ class Storage:
             )
 
     def push(self, file: Path) -> None:
-        """Copy one file of the working copy to the store; a reader sees the old or the new one, never a part."""
+        """Copy one file of the working copy to the store, if there is one; readers see the old file or the new one."""
         if self.uri is not None:
             from pyarrow import fs
 
@@ -78,25 +79,25 @@ class Storage:
             fs.copy_files(str(file), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=target)
 
     def pull(self, file: Path) -> None:
-        """Bring one file from the store where the working copy lacks it and the store has it."""
+        """Copy one file from the store where the working copy lacks it and the store has it."""
         if not file.exists():
             self.refresh(file)
 
     def refresh(self, file: Path) -> None:
-        """Bring one file from the store where the store has it, over whatever the working copy has."""
+        """Copy one file from the store where the store has it, replacing that of the working copy."""
         if self.uri is not None:
             from pyarrow import fs
 
             source, path = self._open(file.relative_to(self.local).as_posix())
             if source.get_file_info(path).type == fs.FileType.File:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                part = file.with_name(file.name + ".part")
-                fs.copy_files(path, str(part), source_filesystem=source, destination_filesystem=fs.LocalFileSystem())
-                os.replace(part, file)
+                here = fs.LocalFileSystem()
+                with replacing(file) as part:
+                    fs.copy_files(path, str(part), source_filesystem=source, destination_filesystem=here)
 
 
 def check_study_name(option: str, name: str) -> None:
-    """A name is one folder's, inside the results. Raises :class:`InputError` for anything else, such as ``../x``."""
+    """Raises :class:`InputError` for a name that is not that of a folder within the results, such as ``../x``."""
     if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
         raise InputError(f"{option} {name!r}: use letters, digits, '-', '_' and '.', not starting with '.'")
     if len(name.encode()) > _LONGEST_NAME:

@@ -1,7 +1,7 @@
-"""What a study's name stands for: its file ``study.json``, with all that determines a trial's result.
+"""The file ``study.json``: a study's identity, which is all that determines a trial's result.
 
-A name belongs to one specification. The same one continues it; another is refused with the keys that differ, or
-begins a study of its own from what the old one found (:mod:`study.search.warm_start`).
+A name belongs to one specification. A command with the same one continues the study; one with another is refused with
+the keys that differ, or begins a new study from what the old one found (:mod:`study.search.warm_start`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ _NOT_IN_IDENTITY = ("data.source", "evaluation.batch_size", "fixed.seed", "fixed
 
 
 def read_identity(storage: Storage, name: str) -> tuple[dict[str, Any], str] | None:
-    """Identity and fingerprint of the study of that name, None where there is none. Raises :class:`InputError`."""
+    """Identity and fingerprint of the study of that name; None where there is none.
+
+    Raises :class:`InputError` where its file cannot be read.
+    """
     file = storage.local / name / names.STUDY_FILE
     storage.pull(file)
     if not file.exists():
@@ -35,7 +38,7 @@ def read_identity(storage: Storage, name: str) -> tuple[dict[str, Any], str] | N
 
 
 def check_same_study(storage: Storage, name: str, identity: dict[str, Any], fingerprint: str) -> str:
-    """The fingerprint that the study goes by: its first one, whatever keys versions since then have added.
+    """The study's fingerprint: the first one, since later versions may have added keys to the identity.
 
     Raises :class:`InputError` where the name belongs to a study with another specification.
     """
@@ -81,7 +84,7 @@ def _short(value: object) -> str:
 
 
 def write_study(storage: Storage, name: str, spec: StudySpec, identity: dict[str, Any], fingerprint: str) -> None:
-    """A killed command leaves the old file or the new one. Raises :class:`InputError` where it cannot be written."""
+    """Write the study's file atomically. Raises :class:`InputError` where it cannot be written."""
     file = storage.local / name / names.STUDY_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {

@@ -9,7 +9,7 @@ from ray import tune
 
 from study import names
 from study.config import TrialConfig
-from study.ledger import Ledger, TrialBook
+from study.ledger import Ledger, TrialWriter
 from study.storage.storage import Storage, trial_folder
 from study.tuning.faults import error_of
 from study.tuning.searcher import StudySearcher
@@ -59,14 +59,15 @@ class LedgerEnds(tune.Callback):
     def _finish(self, trial: Any, state: str, reason: str, tags: dict[str, str]) -> None:
         config = TrialConfig.from_dict(trial.config["trial"])
         number = trial.config["number"]
-        book = TrialBook(
+        writer = TrialWriter(
             Ledger(self._ledger.tracking_uri, self._ledger.study),
             trial_folder(self._storage, self._ledger.study, number),
             trial=number,
             seed=config.seed,
             params=config.to_dict(),
             tags=trial.config["tags"],
-            exchange=self._storage,
+            storage=self._storage,
         )
-        book.report(self._heard.get(trial.trial_id, []))
-        book.finish(state, reason=reason, tags=tags, patience=0)
+        writer.start()
+        writer.report(self._heard.get(trial.trial_id, []))
+        writer.finish(state, reason=reason, tags=tags, patience=0)

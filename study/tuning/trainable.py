@@ -14,7 +14,7 @@ from ray import tune
 from study import names
 from study.config import TrialConfig
 from study.errors import InputError
-from study.ledger import DataInput, Ledger, MachineSampler, SupersededError, TrialBook
+from study.ledger import DataInput, Ledger, SupersededError, SystemMetricsSampler, TrialWriter
 from study.storage.storage import Storage, trial_folder
 from study.tuning.faults import STORAGE_AWAY, STORAGE_FULL, cause_in_system, is_away, is_full, is_mounted
 
@@ -33,7 +33,7 @@ class StudyTrainable(tune.Trainable):
         """Open nothing yet: Ray may start a process for a trial that by then runs, or has ended, in another one."""
         self._settings = config
         self._opened = False
-        self._sampler: MachineSampler | None = None
+        self._sampler: SystemMetricsSampler | None = None
         self._away_since: float | None = None
         self._results = Storage(Path(config["storage"]), config["storage_uri"])
 
@@ -62,7 +62,7 @@ class StudyTrainable(tune.Trainable):
             raise OSError(errno.ENODEV, "the study is not in the storage that this machine sees; is it mounted?")
         folder = trial_folder(self._results, config["study"], config["number"])
         self.trial = Trial(self._trial_config, folder, storage=self._results)
-        self.book = TrialBook(
+        self.writer = TrialWriter(
             Ledger(config["tracking_uri"], config["study"]),
             folder,
             trial=config["number"],
@@ -70,11 +70,13 @@ class StudyTrainable(tune.Trainable):
             params=self._trial_config.to_dict(),
             tags={**config["tags"], names.TAG_HOST: ray.util.get_node_ip_address()},
             inputs=[DataInput(**values) for values in self.trial.inputs()],
-            exchange=self._results,
+            storage=self._results,
         )
-        self.book.report(self.trial.history)
+        self.writer.start()
+        self.writer.report(self.trial.history)
         if config["system_metrics"]:
-            self._sampler = MachineSampler(self.book)
+            self._sampler = SystemMetricsSampler(self.writer)
+            self._sampler.start()
 
     def step(self) -> dict[str, Any]:
         try:
@@ -109,8 +111,8 @@ class StudyTrainable(tune.Trainable):
             past = [(int(r["epoch"]), r) for r in self.trial.history if r["epoch"] in rungs]
         if not self.trial.finished:
             self.trial.step()
-            self.book.report(self.trial.history)
-        if self.book.superseded:
+            self.writer.report(self.trial.history)
+        if self.writer.superseded:
             raise SupersededError("another process has taken this trial over")
         if self.trial.finished:
             self._finish()
@@ -128,12 +130,12 @@ class StudyTrainable(tune.Trainable):
         """Before Ray hears that the trial is over, the ledger has all of it; the journal, where the ledger is away."""
         self.cleanup()
         if self.trial.state == names.DIVERGED:
-            self.book.finish(names.DIVERGED, reason=self.trial.reason)
+            self.writer.finish(names.DIVERGED, reason=self.trial.reason)
             return
         files = self.trial.export(self.trial.folder)
         final = {k: v for k, v in self.trial.history[-1].items() if k != "epoch"}
         protocol = self.trial.card()["protocol"]
-        self.book.finish(names.COMPLETE, scores=final, files=files, tags={names.TAG_PROTOCOL: protocol})
+        self.writer.finish(names.COMPLETE, scores=final, files=files, tags={names.TAG_PROTOCOL: protocol})
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Ray asks for one when it pauses a trial; what matters is in the trial's own folder already."""

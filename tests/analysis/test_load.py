@@ -22,7 +22,7 @@ from analysis.table import CURVES, FIXED
 from study import names
 from study.errors import InputError
 from study.ledger import Ledger, default_tracking_uri
-from study.ledger.bulk import BulkReader
+from study.ledger.sql import DatabaseReader
 
 
 def test_columns_have_the_types_of_their_values(make_study: MakeStudy) -> None:
@@ -101,13 +101,13 @@ def test_only_what_changed_is_read_again(
     running = ledger.open_trial(1, 0, {}, {})
     asked: list[list[str]] = []
     for name in ("records", "histories"):
-        real = getattr(BulkReader, name)
+        real = getattr(DatabaseReader, name)
 
         def spied(self: Any, run_ids: list[str], *rest: Any, real: Any = real) -> Any:
             asked.append(list(run_ids))
             return real(self, run_ids, *rest)
 
-        monkeypatch.setattr(BulkReader, name, spied)
+        monkeypatch.setattr(DatabaseReader, name, spied)
 
     def read() -> tuple[pa.Table, pa.Table, list[list[str]]]:
         asked.clear()

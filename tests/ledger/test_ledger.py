@@ -14,11 +14,13 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from study import names
 from study.errors import InputError
 from study.ledger import Ledger, create_store, default_tracking_uri
-from study.ledger.run import EPOCH_METRIC
+from study.ledger.records import EPOCH_METRIC
+from tests.ledger.stored import history_of, run_of
 
 PARAMS = {
     "network": "tiny",
@@ -86,7 +88,7 @@ def test_a_trial_opened_again_is_the_same_run_set_back_to_running(ledger: Ledger
     assert record.state == names.RUNNING
     assert names.TAG_REASON not in record.tags
     assert record.tags["new"] == "1"
-    assert ledger._client.get_run(run.run_id).info.status == "RUNNING"
+    assert run_of(ledger, run.run_id).info.status == "RUNNING"
     assert ledger.open_trial(0, 1, PARAMS, {}).run_id != run.run_id
     assert ledger.open_trial(1, 0, PARAMS, {}).run_id != run.run_id
 
@@ -106,10 +108,10 @@ def test_histories_are_not_doubled_by_syncing_or_resuming(ledger: Ledger, tracki
     resumed.sync([report(1), report(2), report(3)])
     resumed.finish(names.COMPLETE, scores=report(3, extra=1.0))
     resumed.finish(names.COMPLETE, scores=report(3, extra=1.0))
-    assert ledger.history(run.run_id, "val/accuracy") == [(1, 10.0), (2, 20.0), (3, 30.0)]
-    assert ledger.history(run.run_id, EPOCH_METRIC) == [(1, 1.0), (2, 2.0), (3, 3.0)]
-    assert ledger.history(run.run_id, "extra") == [(3, 1.0)]
-    assert ledger.history(run.run_id, "never/logged") == []
+    assert history_of(ledger, run.run_id, "val/accuracy") == [(1, 10.0), (2, 20.0), (3, 30.0)]
+    assert history_of(ledger, run.run_id, EPOCH_METRIC) == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert history_of(ledger, run.run_id, "extra") == [(3, 1.0)]
+    assert history_of(ledger, run.run_id, "never/logged") == []
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -118,7 +120,7 @@ def test_values_that_are_not_finite_are_stored_as_nan(ledger: Ledger, value: flo
     run.sync([report(1, score=1.0), report(2, score=value)])
     run.finish(names.COMPLETE, scores={"score": value})
     assert math.isnan(ledger.trials()[0].metrics["score"])
-    assert len(ledger.history(run.run_id, "score")) == 2
+    assert len(history_of(ledger, run.run_id, "score")) == 2
 
 
 def test_finishing_twice_keeps_one_artifact_and_one_end(ledger: Ledger, tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ def test_an_upload_cut_short_is_repeated(ledger: Ledger, tmp_path: Path) -> None
 def test_states_map_to_statuses(ledger: Ledger, state: str, status: str) -> None:
     run = ledger.open_trial(0, 0, {}, {})
     run.finish(state, reason="why")
-    assert ledger._client.get_run(run.run_id).info.status == status
+    assert run_of(ledger, run.run_id).info.status == status
     assert ledger.trials()[0].state == state
 
 
@@ -264,9 +266,10 @@ def test_processes_that_start_at_once_on_no_store_share_one_study(tmp_path: Path
     assert [r.trial for r in records] == [0, 1, 2, 3, 4, 5]
     assert {r.state for r in records} == {names.COMPLETE}
     for record in records:
-        assert ledger.history(record.run_id, "val/accuracy") == [(e, 10.0 * e) for e in range(1, 11)]
-    parents = ledger._search(f"tags.`{names.TAG_ROLE}` = 'study'")
-    assert len(parents) == 1
+        assert history_of(ledger, record.run_id, "val/accuracy") == [(e, 10.0 * e) for e in range(1, 11)]
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("demo").experiment_id
+    assert len(client.search_runs([experiment], f"tags.`{names.TAG_ROLE}` = 'study'")) == 1
 
 
 def _write_and_die(uri: str) -> None:
@@ -288,12 +291,12 @@ def test_a_killed_worker_is_continued_in_the_same_run(ledger: Ledger, tracking_u
     run = ledger.open_trial(0, 0, PARAMS, {})
     assert run.run_id == left.run_id
     run.sync([report(e) for e in range(1, 6)])
-    assert ledger.history(run.run_id, "val/accuracy") == [(e, 10.0 * e) for e in range(1, 6)]
+    assert history_of(ledger, run.run_id, "val/accuracy") == [(e, 10.0 * e) for e in range(1, 6)]
 
 
 def test_the_studys_own_run_ends_and_starts_again(ledger: Ledger) -> None:
     def status() -> str:
-        return ledger._client.get_run(ledger.record().run_id).info.status
+        return run_of(ledger, ledger.record().run_id).info.status
 
     assert status() == "RUNNING"
     ledger.close_study(complete=False)

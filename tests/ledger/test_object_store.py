@@ -11,7 +11,7 @@ from moto.server import ThreadedMotoServer
 
 from study import names
 from study.errors import InputError
-from study.ledger import Ledger, TrialBook
+from study.ledger import Ledger, TrialWriter
 from study.ledger import store as store_module
 
 PLACE = "s3://studies/demo/artifacts"
@@ -40,8 +40,9 @@ def test_checkpoints_go_to_the_bucket_once_and_come_back(bucket: object, trackin
     file = tmp_path / names.MODEL_FILE
     file.write_bytes(b"weights")
     for _ in range(2):
-        book = TrialBook(Ledger(tracking_uri, "demo"), tmp_path / "0000", trial=0, seed=0, params={}, tags={})
-        assert book.finish(names.COMPLETE, files=[file])
+        writer = TrialWriter(Ledger(tracking_uri, "demo"), tmp_path / "0000", trial=0, seed=0, params={}, tags={})
+        writer.start()
+        assert writer.finish(names.COMPLETE, files=[file])
         (stored,) = bucket.objects.all()  # type: ignore[attr-defined]
         assert stored.key.startswith("demo/artifacts/") and stored.get()["Body"].read() == b"weights"
         written = stored.last_modified

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from study import metrics
 from study.ledger import Ledger, presentation
 from study.spec.study_spec import load_spec
+from tests.ledger.stored import run_of
 
 SPACES = sorted((Path(__file__).parents[2] / "search_spaces").glob("*.yaml"))
 
@@ -76,13 +78,13 @@ def test_a_trial_in_one_line(params: dict[str, object], said: str) -> None:
 def test_the_studys_run_has_its_specification_as_input(ledger: Ledger) -> None:
     for _ in range(2):
         ledger.open_study(fingerprint="f" * 64, spec={"objectives": {}}, tags={}, artifact_location=None)
-        (found,) = ledger._client.get_run(ledger.record().run_id).inputs.dataset_inputs
+        (found,) = run_of(ledger, ledger.record().run_id).inputs.dataset_inputs
         assert (found.dataset.name, found.dataset.digest) == ("specification", "f" * 32)
         assert [tag.value for tag in found.tags] == ["specification"]
 
 
 def test_what_a_person_wrote_stays(ledger: Ledger) -> None:
-    client, study = ledger._client, ledger.record().run_id
+    client, study = MlflowClient(ledger.tracking_uri), ledger.record().run_id
     experiment = client.get_experiment_by_name("demo").experiment_id
     trial = ledger.open_trial(0, 0, {"network": "tiny"}, {}).run_id
     assert client.get_run(trial).data.tags[presentation.NOTE].startswith("Trial 0: tiny")

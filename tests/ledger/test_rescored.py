@@ -79,7 +79,7 @@ def test_killed_before_the_last_request_it_is_still_of_the_old_protocol(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = scored_run(ledger, tmp_path)
-    monkeypatch.setattr(rescored_module, "_METRICS", 2)
+    monkeypatch.setattr(rescored_module, "NUMBERS_PER_REQUEST", 2)
     written = rescored_module.write_numbers
     calls = []
 

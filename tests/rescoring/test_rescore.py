@@ -16,7 +16,7 @@ from study.errors import InputError
 from study.faithfulness.report import read_per_image
 from study.faithfulness.statistics import image_scores
 from study.ledger import Ledger, TrialRecord
-from study.rescoring import networks as rescoring
+from study.rescoring import scoring as rescoring
 from study.search import rewrite as rewrite_module
 from study.search.warm_start import warm_start
 from study.storage.storage import trial_folder
@@ -132,8 +132,7 @@ def test_killed_before_the_search_has_heard_it_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(rewrite_module.os, "replace", killed)
-        patch.setattr(rescoring, "write_atomically", lambda file, content: file.write_bytes(content))
+        patch.setattr(rewrite_module, "move_into_place", killed)
         with pytest.raises(KeyboardInterrupt):
             rescore.main(["k", *old.options])
     assert old.trials()[0].values[1] == 99.0 and "study.rescore k" in refusal(old)

@@ -13,7 +13,7 @@ import torch
 from study import names
 from study.config import DataConfig, EvaluationConfig, TrialConfig
 from study.errors import InputError
-from study.ledger import Ledger, TrialBook, create_store, default_tracking_uri
+from study.ledger import Ledger, TrialWriter, create_store, default_tracking_uri
 from study.trial.log import TrialLog
 from study.trial.trial import Trial
 
@@ -75,16 +75,18 @@ def test_the_log_is_among_the_artifacts_however_the_trial_ended(
     folder = tmp_path / "0003"
     folder.mkdir()
     TrialLog(folder).write("first attempt\nTraceback: it broke")
-    book = TrialBook(Ledger(ledger.tracking_uri, "demo"), folder, trial=trial, seed=0, params={}, tags={})
+    writer = TrialWriter(Ledger(ledger.tracking_uri, "demo"), folder, trial=trial, seed=0, params={}, tags={})
+    writer.start()
     while len(ledger.trials()) == trial:
         time.sleep(0.05)
     record = ledger.trials()[trial]
     assert Path(record.tags[names.TAG_LOG]).read_text().endswith("it broke\n"), "while it runs, the tag says where"
-    assert book.finish(state)
+    assert writer.finish(state)
     found = ledger.download(record.run_id, f"{names.LOG_ARTIFACTS}/{names.TRIAL_LOG}", tmp_path / "down")
     assert found.read_text() == (folder / names.TRIAL_LOG).read_text()
     TrialLog(folder).write("second attempt")
-    again = TrialBook(Ledger(ledger.tracking_uri, "demo"), folder, trial=trial, seed=0, params={}, tags={})
+    again = TrialWriter(Ledger(ledger.tracking_uri, "demo"), folder, trial=trial, seed=0, params={}, tags={})
+    again.start()
     assert again.finish(state)
     found = ledger.download(record.run_id, f"{names.LOG_ARTIFACTS}/{names.TRIAL_LOG}", tmp_path / "down")
     assert found.read_text().endswith("second attempt\n")

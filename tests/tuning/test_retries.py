@@ -19,7 +19,7 @@ from rich.console import Console
 from benchmarks.scale import STUDY, SleepingTrainable, specification
 from study import names
 from study.errors import InputError
-from study.ledger import Ledger, create_store, default_tracking_uri, settle
+from study.ledger import Ledger, close_session, create_store, default_tracking_uri
 from study.storage.storage import Storage, trial_folder
 from study.tuning.faults import AWAY, WORKER, cause_in_system, is_away
 from study.tuning.joining import connected
@@ -68,7 +68,7 @@ def test_a_poisonous_configuration_fails_after_its_retries_and_the_study_goes_on
             spec, searcher, storage=storage, study=STUDY, ledger=ledger, cluster=cluster, time_budget=None,
             console=Console(file=shown), trainable=Unfortunate,
         )  # fmt: skip
-        assert settle(ledger, tmp_path / STUDY / "trials", complete=True) == 0
+        assert close_session(ledger, tmp_path / STUDY / "trials", complete=True) == 0
     assert not ray.is_initialized()
     trials = optuna.load_study(study_name=STUDY, storage=url).trials
     assert [t.state.name for t in trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]

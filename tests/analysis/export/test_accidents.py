@@ -26,7 +26,7 @@ from study import names
 from study.command import EXIT_BAD_INPUT, run_command
 from study.config import DataConfig, EvaluationConfig, TrialConfig
 from study.ledger import Ledger
-from study.storage.test_looks import openings
+from study.storage.test_log import openings
 from study.trial.trial import Trial
 
 ROOT = Path(__file__).parents[3]

@@ -22,7 +22,7 @@ from study.config import TrialConfig
 from study.data import open_dataset
 from study.data.augment import normalize
 from study.ledger import Ledger
-from study.storage.test_looks import openings
+from study.storage.test_log import openings
 from study.training.checkpoint import load_model
 
 Trained = tuple[list[Path], dict[str, float]]

@@ -9,7 +9,7 @@ import pytest
 from analysis import export
 from study import evaluate, names
 from study.ledger import Ledger
-from study.storage.test_looks import openings
+from study.storage.test_log import openings
 
 
 @pytest.mark.slow

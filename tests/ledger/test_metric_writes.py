@@ -15,9 +15,9 @@ from mlflow.entities import Metric
 
 from benchmarks.server import served
 from study import names
-from study.ledger import Ledger, SupersededError, TrialBook
-from study.ledger import numbers as numbers_module
-from study.ledger.numbers import Number, write_numbers
+from study.ledger import Ledger, SupersededError, TrialWriter, sql
+from study.ledger.metric_writes import write_numbers
+from study.ledger.records import Number
 
 #: Two batches: not finite, later values first, equal steps with later times and with larger values, an old step late.
 BATCHES = [
@@ -105,14 +105,15 @@ def test_a_store_with_other_tables_is_mlflows_business(
     run_id, other = hold(client), hold(client)
     with sqlite3.connect(tmp_path / "mlflow.db") as db:
         db.execute("ALTER TABLE metrics ADD COLUMN unit TEXT")
-    monkeypatch.setattr(numbers_module, "_into_sqlite", None)
+    assert not sql.can_write(tmp_path / "mlflow.db")
+    monkeypatch.setattr(sql, "insert", None)
     write_numbers(client, run_id, "1", BATCHES[0])
     assert len(rows(tmp_path / "mlflow.db", "metrics", run_id)) == len(BATCHES[0])
     with pytest.raises(SupersededError):
         write_numbers(client, other, "2", BATCHES[0])
 
 
-def test_many_books_in_one_process_do_not_wait_for_each_others_connections(ledger: Ledger, tmp_path: Path) -> None:
+def test_many_writers_in_one_process_do_not_wait_for_each_others_connections(ledger: Ledger, tmp_path: Path) -> None:
     """A write through MLflow takes two connections of a pool of fifteen: sixteen at once wait 30 s for nothing."""
     start = threading.Barrier(24)
     told: list[bool] = []
@@ -120,9 +121,10 @@ def test_many_books_in_one_process_do_not_wait_for_each_others_connections(ledge
     def tell(trial: int) -> None:
         own = Ledger(ledger.tracking_uri, ledger.study)
         start.wait()
-        book = TrialBook(own, tmp_path / f"{trial}", trial=trial, seed=0, params={}, tags={})
-        book.report([{"epoch": 1, "loss": 1.0}])
-        told.append(book.finish(names.COMPLETE, patience=25))
+        writer = TrialWriter(own, tmp_path / f"{trial}", trial=trial, seed=0, params={}, tags={})
+        writer.start()
+        writer.report([{"epoch": 1, "loss": 1.0}])
+        told.append(writer.finish(names.COMPLETE, patience=25))
 
     threads = [threading.Thread(target=tell, args=(trial,)) for trial in range(24)]
     for thread in threads:

@@ -1,4 +1,4 @@
-"""The book of looks at the test split: appended to, never edited."""
+"""The log of openings of the test split: appended to, never edited."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from study.errors import InputError
-from study.storage.test_looks import note_opening, openings
+from study.storage.test_log import append, openings
 
 
 def test_every_opening_stays(tmp_path: Path) -> None:
@@ -16,14 +16,15 @@ def test_every_opening_stays(tmp_path: Path) -> None:
     assert openings(file) == []
     for n in (1, 2, 3):
         before = file.read_bytes() if file.exists() else b""
-        assert note_opening(file, {"trial": n}) == n
+        append(file, {"trial": n})
+        assert len(openings(file)) == n
         assert file.read_bytes().startswith(before)
     assert [entry["trial"] for entry in openings(file)] == [1, 2, 3]
 
 
 def test_openings_at_the_same_time_are_all_there(tmp_path: Path) -> None:
-    file = tmp_path / "book"
-    threads = [threading.Thread(target=note_opening, args=(file, {"trial": n})) for n in range(20)]
+    file = tmp_path / "log"
+    threads = [threading.Thread(target=append, args=(file, {"trial": n})) for n in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -41,20 +42,20 @@ def test_openings_at_the_same_time_are_all_there(tmp_path: Path) -> None:
         (lambda lines: [*lines[:2], lines[2][:-5]], "cut off"),
     ],
 )
-def test_an_edited_book_is_refused_and_left(edit: object, message: str, tmp_path: Path) -> None:
-    file = tmp_path / "book"
+def test_an_edited_log_is_refused_and_left(edit: object, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "log"
     for n in (1, 2, 3):
-        note_opening(file, {"trial": n})
+        append(file, {"trial": n})
     edited = b"".join(edit(file.read_bytes().splitlines(keepends=True)))  # type: ignore[operator]
     file.write_bytes(edited)
     with pytest.raises(InputError, match=message):
         openings(file)
     with pytest.raises(InputError, match=message):
-        note_opening(file, {"trial": 4})
+        append(file, {"trial": 4})
     assert file.read_bytes() == edited
 
 
-def test_a_book_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="the test split is not opened"):
-        note_opening(tmp_path / "file" / "book", {"trial": 1})
+        append(tmp_path / "file" / "log", {"trial": 1})
