@@ -1,4 +1,4 @@
-# `make help` lists what there is. Everything installs itself into .venv first.
+# `make help` lists the targets. Each installs what it needs into .venv first.
 .DEFAULT_GOAL := help
 .PHONY: help study test soak check ui clean audit
 SHELL := /bin/bash
@@ -6,7 +6,7 @@ PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(she
 RUN := .venv/bin/python -m
 STAMP := .venv/installed
 
-help:  ## this list
+help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 14
 
 # The stamp is written last, so an interrupted installation is started again.
@@ -17,31 +17,31 @@ $(STAMP): pyproject.toml constraints.txt
 	@.venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' 2> >(grep -v '^WARNING' >&2)
 	@touch $(STAMP)
 
-study: $(STAMP)  ## a whole study on embedded data: train, search, front, checkpoints, report (about 5 min)
+study: $(STAMP)  ## run a whole study on embedded images: search, front, export, report (about 5 min)
 	@$(RUN) study.run search_spaces/quick.yaml --name quick --replicates 2
 	@$(RUN) analysis.pareto quick
 	@$(RUN) analysis.export quick --out results/quick/export
 	@$(RUN) analysis.report quick
 
-test: $(STAMP)  ## all tests, end to end included
+test: $(STAMP)  ## run all tests, end to end included
 	@OMP_NUM_THREADS=1 $(RUN) pytest -q --durations=10 -n 2 --dist loadfile
 
-soak: $(STAMP)  ## many faults and large scale, for about an hour
+soak: $(STAMP)  ## run the long tests: many faults, large scale (about an hour)
 	@$(RUN) pytest -q -s -m soak
 
-check: $(STAMP)  ## lint and types
+check: $(STAMP)  ## check lint, format and types
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
-audit: $(STAMP)  ## known vulnerabilities of the pinned packages; where nobody can be asked, it says so and passes
+audit: $(STAMP)  ## look up known vulnerabilities of the pinned packages; passes, and says so, without a network
 	@found=$$(timeout 300 .venv/bin/pip-audit -r constraints.txt --no-deps --disable-pip --progress-spinner off 2>&1); \
 		echo "$$found" | grep -c 'could not be audited' | sed 's/$$/ packages could not be audited/'; \
 		if echo "$$found" | grep -qE '^Found [0-9]+ known vulnerabilit'; then echo "$$found" | grep -v 'could not be'; exit 1; fi; \
 		echo "$$found" | grep -E 'known vulnerabilit|Error' | tail -1
 
-ui: $(STAMP)  ## browse the ledger at http://127.0.0.1:5000
+ui: $(STAMP)  ## browse all runs in MLflow at http://127.0.0.1:5000
 	@$(RUN) study.ui
 
-clean:  ## remove the installation and the caches, not the results
+clean:  ## remove the installation and the caches; results stay
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
