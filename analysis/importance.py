@@ -18,7 +18,7 @@ from study.spec.eligible import empty_line
 if TYPE_CHECKING:
     import numpy as np
 
-    from analysis.effect import Effect
+    from analysis.statistics.effect import Effect
     from analysis.table import StudyTable
 
 FRONT = "front"
@@ -77,10 +77,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     refuse_empty(args)
-    from analysis.effect import lambda_effects
-    from analysis.figure_importance import draw_effects, draw_importance
+    from analysis.figures.importance import draw_effects, draw_importance
     from analysis.load import cache_folder, ledger_from, load_study, repeated_options
     from analysis.pareto import comparable
+    from analysis.statistics.effect import lambda_effects
     from study.storage.storage import Storage
 
     ledger, storage = ledger_from(args)
@@ -113,7 +113,7 @@ def importance(study: StudyTable, learned: np.ndarray[Any, np.dtype[np.bool_]]) 
     import moocore
     import numpy as np
 
-    from analysis.geometry import signs
+    from study.search.front import signs
 
     rows = np.flatnonzero(learned)
     reasons = study.why_not()
@@ -232,7 +232,7 @@ def print_importance(study: StudyTable, found: Importance) -> None:
 
 
 def print_effects(effects: Sequence[Effect]) -> None:
-    from analysis.effect import shown_range
+    from analysis.statistics.effect import shown_range
 
     adjusted = next((e.adjusted for e in effects if e.levels), ())
     print(f"\nλ, with {', '.join(adjusted) or 'nothing else'} held level; 95 % intervals, for all levels together")

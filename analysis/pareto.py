@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from analysis.replicates import Replicates
+    from analysis.statistics.replicates import Replicates
     from analysis.table import StudyTable
 
 TABLE_FILE = "trials.parquet"
@@ -89,8 +89,8 @@ def find_front(study: StudyTable) -> Front:
     """The front of the trials that can be on one."""
     import numpy as np
 
-    from analysis.geometry import hypervolume, knee
-    from analysis.replicates import replicates
+    from analysis.statistics.replicates import replicates
+    from study.search.front import hypervolume, knee
 
     possible, mask, values = eligible(study), front_mask(study), study.values()
     rows = np.flatnonzero(mask)
@@ -129,7 +129,7 @@ def front_mask(study: StudyTable) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """
     import numpy as np
 
-    from analysis.geometry import nondominated
+    from study.search.front import nondominated
 
     possible = eligible(study)
     mask = np.zeros(len(possible), bool)
@@ -240,9 +240,9 @@ def write_files(study: StudyTable, curves: pa.Table, front: Front, out: Path) ->
     import numpy as np
     import pyarrow as pa
 
-    from analysis.anytime import anytime
-    from analysis.figure import draw_anytime, draw_front, drawable
+    from analysis.figures.front import draw_anytime, draw_front, drawable
     from analysis.load import write_parquet
+    from analysis.statistics.anytime import anytime
     from study.storage.storage import Storage
 
     Storage(out).check_writable()

@@ -83,8 +83,8 @@ def _candidates(study: StudyTable, include_infeasible: bool) -> tuple[list[int],
     """Rows that may be picked, and those of them that are on their front."""
     import numpy as np
 
-    from analysis.geometry import nondominated
     from analysis.pareto import eligible, front_mask
+    from study.search.front import nondominated
 
     possible, front = eligible(study), front_mask(study)
     if include_infeasible:
@@ -94,7 +94,7 @@ def _candidates(study: StudyTable, include_infeasible: bool) -> tuple[list[int],
 
 
 def _knee(study: StudyTable, front: list[int]) -> int:
-    from analysis.geometry import knee
+    from study.search.front import knee
 
     bend = knee(study.values()[front], study.objectives)
     assert bend is not None

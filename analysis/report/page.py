@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.anytime import Anytime, anytime
-from analysis.effect import Effect, lambda_effects
-from analysis.figure import drawable
+from analysis.figures import page as charts
+from analysis.figures.front import drawable
 from analysis.importance import Importance, importance
 from analysis.pareto import Front, comparable, find_front
-from analysis.report import charts, facts, trials
+from analysis.report import facts, trials
 from analysis.report.thumbnails import Gallery, make_gallery
+from analysis.statistics.anytime import Anytime, anytime
+from analysis.statistics.effect import Effect, lambda_effects
 from analysis.twins import EXPLAINED, compare_pair, find_twins, label, over_results
 from study.metrics import FAITHFULNESS, OBJECTIVES, Metric
 from study.names import COMPLETE, LOG_ARTIFACTS, TRIAL_LOG
@@ -241,9 +242,9 @@ def _trials_table(study: StudyTable, front: Front) -> dict[str, Any]:
 
 def draw(study: StudyTable, content: Content, folder: Path) -> list[Path]:
     """Every figure as PNG and SVG."""
-    from analysis.figure import draw_anytime, draw_front
-    from analysis.figure_importance import draw_effects, draw_importance
-    from analysis.report.static import draw_curves, draw_parallel
+    from analysis.figures.front import draw_anytime, draw_front
+    from analysis.figures.importance import draw_effects, draw_importance
+    from analysis.figures.static import draw_curves, draw_parallel
 
     folder.mkdir(parents=True, exist_ok=True)
     front, written = content.front, []

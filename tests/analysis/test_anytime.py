@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from made_studies import MakeStudy, scored
 
-from analysis.anytime import anytime, busy_seconds, device_hours
-from analysis.geometry import hypervolume
 from analysis.load import load_curves, load_study
 from analysis.pareto import eligible
+from analysis.statistics.anytime import anytime, busy_seconds, device_hours
 from benchmarks.synthetic import write_runs
 from study import names
 from study.ledger import Ledger, default_tracking_uri
+from study.search.front import hypervolume
 
 
 def test_device_hours_are_training_and_scoring_times_the_share(storage: Path) -> None:

@@ -16,7 +16,6 @@ from made_studies import MakeStudy, invented_table, scored
 from pyarrow import parquet
 
 from analysis import importance, pareto, report, twins
-from analysis.effect import lambda_effects
 from analysis.export import main as export
 from analysis.export.card import model_card
 from analysis.export.picks import pick_rows, roles
@@ -24,6 +23,7 @@ from analysis.importance import FRONT
 from analysis.load import load_curves, load_study
 from analysis.report.page import collect, render
 from analysis.report.trials import plain_networks
+from analysis.statistics.effect import lambda_effects
 from analysis.table import StudyTable
 from study import names
 from study.command import EXIT_BAD_INPUT, run_command

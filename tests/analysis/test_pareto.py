@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from made_studies import MakeStudy, scored
 from pyarrow import parquet
 
-from analysis.geometry import hypervolume, nondominated
 from analysis.load import load_study
 from analysis.pareto import front_mask, main
 from study import names
 from study.command import EXIT_BAD_INPUT, run_command
 from study.metrics import ACCURACY, ALIGNMENT, FAITHFULNESS, LOSS, PARAMETERS, SCORE
+from study.search.front import hypervolume, nondominated
 
 TWO = (ACCURACY, FAITHFULNESS)
 OBJECTIVES = (ACCURACY, LOSS, ALIGNMENT)

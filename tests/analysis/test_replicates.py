@@ -11,7 +11,7 @@ from made_studies import MakeStudy, scored
 
 from analysis.load import load_study
 from analysis.pareto import find_front, main
-from analysis.replicates import probabilities, single_seed_fronts
+from analysis.statistics.replicates import probabilities, single_seed_fronts
 from study import names
 from study.ledger import Ledger
 from study.metrics import ACCURACY, FAITHFULNESS

@@ -19,12 +19,12 @@ import yaml
 from made_studies import MakeStudy, invented_table, made_per_image, scored
 from PIL import Image
 
+from analysis.figures.svg import Axis, Chart
 from analysis.load import load_curves, load_study
 from analysis.pareto import find_front
 from analysis.report import main
 from analysis.report.facts import environment, specification
 from analysis.report.page import collect, render
-from analysis.report.svg import Axis, Chart
 from analysis.report.trials import (
     SECTIONS,
     masked_images,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.geometry import Bools, Floats, hypervolume, signs
 from study import metrics
+from study.search.front import Bools, Floats, hypervolume, signs
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.geometry import attainment, hypervolume, knee, nondominated
 from study.metrics import ACCURACY, ALIGNMENT, FAITHFULNESS, LOSS
+from study.search.front import attainment, hypervolume, knee, nondominated
 
 TWO = (ACCURACY, FAITHFULNESS)
 

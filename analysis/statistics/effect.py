@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.geometry import Bools, Floats
 from study.config import WITH_LAMBDA
 from study.metrics import Metric
+from study.search.front import Bools, Floats
 
 if TYPE_CHECKING:
     from analysis.table import StudyTable

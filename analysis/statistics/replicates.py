@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.geometry import Bools, Floats, attainment, hypervolume, nondominated
 from study.metrics import Metric
+from study.search.front import Bools, Floats, attainment, hypervolume, nondominated
 
 if TYPE_CHECKING:
     from analysis.table import StudyTable

@@ -14,8 +14,8 @@ from study import names
 from study.metrics import ACCURACY, FAITHFULNESS, Metric
 
 if TYPE_CHECKING:
-    from analysis.anytime import Anytime
-    from analysis.replicates import Replicates
+    from analysis.statistics.anytime import Anytime
+    from analysis.statistics.replicates import Replicates
     from analysis.table import StudyTable
 
 _COLOURS = "viridis"  # rises evenly in lightness: readable in grey and with every kind of colour blindness

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.figure import pyplot, save
+from analysis.figures.front import pyplot, save
 from study.metrics import Metric
 
 if TYPE_CHECKING:
-    from analysis.effect import Effect
     from analysis.importance import Importance
+    from analysis.statistics.effect import Effect
     from analysis.table import StudyTable
 
 #: Okabe and Ito's palette: apart for every kind of colour blindness.

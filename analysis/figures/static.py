@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.figure import pyplot, save
-from analysis.report.charts import Curves, label_of, upright
+from analysis.figures.front import pyplot, save
+from analysis.figures.page import Curves, label_of, upright
 from study import names
 from study.metrics import Metric
 

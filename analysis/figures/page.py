@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from analysis.figure import axes_of, drawable, readable_hours, staircase
-from analysis.report.svg import Axis, Chart, number, wrap
+from analysis.figures.front import axes_of, drawable, readable_hours, staircase
+from analysis.figures.svg import Axis, Chart, number, wrap
 from study import names
 from study.metrics import Metric
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from analysis.anytime import Anytime
-    from analysis.effect import Effect
     from analysis.importance import Importance
     from analysis.pareto import Front
+    from analysis.statistics.anytime import Anytime
+    from analysis.statistics.effect import Effect
     from analysis.table import StudyTable
 
 Curves = Mapping[int, tuple[Sequence[int], Sequence[float]]]
