@@ -1,19 +1,18 @@
-"""Figures of importance and of lambda's effect, as PNG and SVG."""
+"""Which parameters move the objectives and the front."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup, escape
 
-from analysis.figures.front import pyplot, save
-from study.metrics import Metric
+from analysis.figures.files import pyplot, save
+from analysis.figures.svg import wrap
 
 if TYPE_CHECKING:
-    from analysis.importance import Importance
-    from analysis.statistics.effect import Effect
+    from analysis.statistics.importance import Importance
     from analysis.table import StudyTable
 
 #: Okabe and Ito's palette: apart for every kind of colour blindness.
@@ -44,38 +43,28 @@ def draw_importance(study: StudyTable, found: Importance, stem: Path) -> list[Pa
     return save(figure, stem)
 
 
-def draw_effects(study: StudyTable, effects: Sequence[Effect], stem: Path) -> list[Path]:
-    """One panel per objective that can be told about: effect over lambda (log), with intervals."""
-    plt = pyplot()
-    shown = [e for e in effects if e.levels]
-    figure, all_axes = plt.subplots(1, len(shown), figsize=(1.2 + 4.4 * len(shown), 4), dpi=150, squeeze=False)
-    figure.set_layout_engine("constrained")
-    for axes, effect in zip(all_axes[0], shown, strict=True):
-        center = np.array([e.center for e in effect.levels])
-        estimate = np.array([e.estimate for e in effect.levels])
-        reach = np.array([(e.interval[1] - e.interval[0]) / 2 for e in effect.levels])
-        told = np.isfinite(reach)
-        axes.axhline(0, color="#d55e00", linewidth=1.4, label=effect.reference)
-        axes.hlines(estimate, [e.low for e in effect.levels], [e.high for e in effect.levels], color="0.6", linewidth=3)
-        axes.errorbar(
-            center[told], estimate[told], reach[told], fmt="o", color="#0072b2", capsize=3, label="λ > 0, interval"
-        )
-        axes.plot(center[~told], estimate[~told], "o", mfc="none", color="#0072b2")
-        axes.set_xscale("log")
-        axes.grid(color="0.92", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.set_xlabel("λ, weight of the regularizer (log scale)")
-        axes.set_ylabel(f"change of {_label(effect.metric)}")
-        axes.legend(fontsize=8.5)
-    adjusted = ", ".join(shown[0].adjusted) or "nothing else"
-    figure.suptitle(f"Study {study.name}: effect of λ, with {adjusted} held level", fontsize=12)
-    figure.supxlabel(
-        f"{shown[0].configurations} complete configurations; 95 % intervals for all levels together; grey: range of λ.",
-        fontsize=8.5, color="0.3", x=0.01, ha="left",
-    )  # fmt: skip
-    return save(figure, stem)
-
-
-def _label(metric: Metric) -> str:
-    better = "higher" if metric.direction == "maximize" else "lower"
-    return f"{metric.name}\n({metric.unit}, {better} is better)"
+def importance_chart(found: Importance) -> Markup:
+    """Bars per param and target, and the line up to which chance reaches."""
+    targets = list(found.shares)
+    params = sorted(found.shares[targets[-1]], key=lambda p: -found.shares[targets[-1]][p])
+    bar, gap, left, width = 15, 14, 120, 620
+    height = len(params) * (bar * len(targets) + gap) + 40
+    parts, y = [], 6
+    for tick in (0, 25, 50, 75, 100):
+        px = left + (width - left - 20) * tick / 100
+        parts.append(f'<path class="grid" d="M{px} 0V{height - 36}"/>')
+        parts.append(f'<text class="tick" x="{px}" y="{height - 20}" text-anchor="middle">{tick}</text>')
+    words = "share of importance (%)"
+    parts.append(f'<text class="axis" x="{(left + width) / 2}" y="{height - 4}" text-anchor="middle">{words}</text>')
+    for param in params:
+        shown = "λ" if param == "reg_weight" else param
+        middle = y + bar * len(targets) / 2 + 4
+        parts.append(f'<text class="axis" x="{left - 8}" y="{middle}" text-anchor="end">{escape(shown)}</text>')
+        for k, target in enumerate(targets):
+            long = (width - left - 20) * found.shares[target][param]
+            chance = left + (width - left - 20) * min(1.0, found.chance[target][param])
+            parts.append(f'<rect class="fill{k % 6}" x="{left}" y="{y}" width="{long:.1f}" height="{bar - 2}"/>')
+            parts.append(f'<path class="chance" d="M{chance:.1f} {y - 1}v{bar}"/>')
+            y += bar
+        y += gap
+    return wrap("".join(parts), width, height, f"importance of {', '.join(params)} for {', '.join(targets)}")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from study.metrics import Metric
-from study.search.front import Bools, Floats, attainment, hypervolume, nondominated
+from study.search.front import Bools, Floats, attainment, hypervolume, nondominated, reference, signs
+from study.search.racing import seed_covariance
 
 if TYPE_CHECKING:
     from analysis.table import StudyTable
@@ -28,55 +29,44 @@ _STUDIES = 200  # that train every configuration once
 class Replicates:
     """``probability`` (trials,) that the row's configuration is non-dominated; NaN for rows that cannot be.
 
-    ``seeds`` (trials,) of the row's configuration. ``bands`` maps a percentile to the surface (points, objectives) that
-    so many per cent of single-seed studies attain; None unless there are two objectives. ``volume`` is the low end,
-    the median and the high end of their hypervolumes. ``freedom``: seeds beyond the first, over all configurations.
+    ``seeds`` (trials,) of the row's configuration. ``errors`` (trials, objectives): standard errors of its means, from
+    the spread between seeds pooled over all configurations; NaN as above. ``bands`` maps a percentile to the surface
+    (points, objectives) that so many per cent of single-seed studies attain; None unless there are two objectives.
+    ``volume`` is the low end, the median and the high end of their hypervolumes. ``freedom``: seeds beyond the first,
+    over all configurations.
     """
 
     probability: Floats
     seeds: np.ndarray[tuple[int], np.dtype[np.int64]]
+    errors: Floats
     bands: dict[float, Floats] | None
     volume: tuple[float, float, float]
     freedom: int
 
 
 def replicates(study: StudyTable, eligible: Bools) -> Replicates | None:
-    """None where no configuration has two eligible trials with different seeds.
-
-    Of trials that share configuration and seed the first counts: training is reproducible, they say the same.
-    """
-    groups = _groups(study, eligible)
-    freedom = sum(len(rows) - 1 for rows in groups.values())
-    if freedom == 0:
+    """None where no configuration has two eligible trials with different seeds."""
+    groups, values, objectives = study.replicates(eligible), study.values(), study.objectives
+    if all(len(rows) == 1 for rows in groups):
         return None
-    values = study.values()
-    samples = [values[rows] for rows in groups.values()]
+    samples = [values[rows] for rows in groups]
     rng = np.random.default_rng(0)
-    chances = probabilities(samples, study.objectives, rng)
-    configurations = study.configurations()
-    index = {key: i for i, key in enumerate(groups)}
+    chances = probabilities(samples, objectives, rng)
+    covariance, freedom = seed_covariance(samples)
+    index = {study.configurations[rows[0]]: i for i, rows in enumerate(groups)}
     probability, seeds = np.full(len(values), np.nan), np.zeros(len(values), np.int64)
+    errors = np.full(values.shape, np.nan)
     for row in np.flatnonzero(eligible):
-        i = index[configurations[row]]
+        i = index[study.configurations[row]]
         probability[row], seeds[row] = chances[i], len(samples[i])
-    fronts = single_seed_fronts(samples, study.objectives, rng)
-    volumes = [hypervolume(front, study.objectives) for front in fronts]
+        errors[row] = np.sqrt(np.diag(covariance) / len(samples[i]))
+    fronts = single_seed_fronts(samples, objectives, rng)
+    volumes = [hypervolume(front, reference(objectives)) for front in fronts]
     low, middle, high = np.quantile(volumes, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
-    bands = attainment(fronts, study.objectives, PERCENTILES) if len(study.objectives) == 2 else None
-    return Replicates(probability, seeds, bands, (float(low), float(middle), float(high)), freedom)
-
-
-def _groups(study: StudyTable, eligible: Bools) -> dict[str, list[int]]:
-    """Rows of every configuration that has an eligible trial, one per seed."""
-    configurations, seeds = study.configurations(), study.column("seed")
-    seen: set[tuple[str, int]] = set()
-    groups: dict[str, list[int]] = {}
-    for row in np.flatnonzero(eligible):
-        key = (configurations[row], seeds[row])
-        if key not in seen:
-            seen.add(key)
-            groups.setdefault(configurations[row], []).append(int(row))
-    return groups
+    bands = None
+    if len(objectives) == 2:
+        bands = {p: points * signs(objectives) for p, points in attainment(fronts, PERCENTILES).items()}
+    return Replicates(probability, seeds, errors, bands, (float(low), float(middle), float(high)), freedom)
 
 
 def probabilities(
@@ -85,34 +75,34 @@ def probabilities(
     """(configurations,) probability that the configuration's expected scores are non-dominated.
 
     ``samples`` holds per configuration (seeds, objectives). The spread over seeds is taken to be the same for all of
-    them, since two or three seeds say little about one: the pooled covariance S of ``f`` degrees of freedom. Expected
-    scores then are mean + S^(1/2) z / sqrt(seeds x chi2_f / f), z normal: the multivariate t of a flat prior. Raises
-    ValueError where no configuration has two seeds.
+    them: the pooled covariance S of ``f`` degrees of freedom. Expected scores then are
+    mean + S^(1/2) z / sqrt(seeds x chi2_f / f), z normal: the multivariate t of a flat prior. Raises ValueError where
+    no configuration has two seeds.
     """
-    counts = np.array([len(s) for s in samples])
-    freedom = int((counts - 1).sum())
+    covariance, freedom = seed_covariance(samples)
     if freedom == 0:
         raise ValueError("no configuration has two seeds")
+    counts = np.array([len(s) for s in samples])
     means = np.array([s.mean(axis=0) for s in samples])
-    residuals = np.concatenate([s - s.mean(axis=0) for s in samples])
-    spread, axes = np.linalg.eigh(residuals.T @ residuals / freedom)
+    spread, axes = np.linalg.eigh(covariance)
     root = axes * np.sqrt(np.clip(spread, 0, None))
     wins = np.zeros(len(samples))
     for _ in range(draws):
         scale = np.sqrt(rng.chisquare(freedom) / freedom)
         noise = rng.standard_normal(means.shape) @ root.T
-        wins += nondominated(means + noise / (np.sqrt(counts)[:, None] * scale), objectives)
+        drawn = means + noise / (np.sqrt(counts)[:, None] * scale)
+        wins += nondominated(drawn * signs(objectives))
     return wins / draws
 
 
 def single_seed_fronts(
     samples: Sequence[Floats], objectives: Sequence[Metric], rng: np.random.Generator, studies: int = _STUDIES
 ) -> list[Floats]:
-    """Fronts of studies that train every configuration with one of its seeds, drawn at random."""
+    """Fronts of studies that train every configuration with one of its seeds, drawn at random; to be maximised."""
     counts = np.array([len(s) for s in samples])
-    starts, whole = np.cumsum(counts) - counts, np.concatenate(list(samples))
+    starts, whole = np.cumsum(counts) - counts, np.concatenate(list(samples)) * signs(objectives)
     fronts = []
     for _ in range(studies):
         drawn = whole[starts + rng.integers(counts)]
-        fronts.append(drawn[nondominated(drawn, objectives)])
+        fronts.append(drawn[nondominated(drawn)])
     return fronts

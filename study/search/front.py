@@ -1,7 +1,7 @@
-"""Points in objective space: who dominates whom, how much they dominate together, where the front bends.
+"""Points in objective space: who dominates whom, who is on the front, how much it dominates, where it bends.
 
-Every function takes ``values`` (points, objectives) and the objectives, whose directions it respects. The geometry is
-moocore's (Lopez-Ibanez et al.).
+``values`` are (points, objectives) and to be maximised: a metric's values times its sign, see :func:`signs`. Who may be
+on a front at all is for :mod:`study.spec.eligible` to say. The geometry is moocore's (Lopez-Ibanez et al.).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import moocore
 import numpy as np
 
 from study.metrics import Metric
@@ -17,42 +18,58 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def maximised(objectives: Sequence[Metric]) -> list[bool]:
-    return [m.direction == "maximize" for m in objectives]
-
-
 def signs(objectives: Sequence[Metric]) -> Floats:
-    """(objectives,) +1 where higher is better, else -1: ``values * signs`` is to be maximised throughout."""
-    return np.where(maximised(objectives), 1.0, -1.0)
+    """(objectives,) what values are multiplied with to be maximised throughout."""
+    return np.array([m.sign for m in objectives], float)
 
 
-def nondominated(values: Floats, objectives: Sequence[Metric]) -> Bools:
-    """(points,) True where no row of the finite ``values`` dominates; duplicates are kept.
+def reference(objectives: Sequence[Metric]) -> Floats:
+    """(objectives,) the objectives' reference points, to be maximised."""
+    return signs(objectives) * np.array([m.reference for m in objectives], float)
 
-    One dominates another that is nowhere worse and somewhere better; so equal points do not dominate each other.
+
+def dominates(a: Floats, b: Floats) -> Bools:
+    """Whether ``a`` (..., objectives) is nowhere worse than ``b`` and somewhere better."""
+    return np.asarray((a >= b).all(axis=-1) & (a > b).any(axis=-1))
+
+
+def nondominated(values: Floats) -> Bools:
+    """(points,) True where no other row dominates. Rows with NaN or infinity are not on the front and dominate nobody.
+
+    Equal points do not dominate each other, so all of them are kept: each is a network of its own.
     """
-    import moocore
+    on_front = np.isfinite(values).all(axis=1)
+    if on_front.any():
+        on_front[on_front] = moocore.is_nondominated(values[on_front], maximise=True, keep_weakly=True)
+    return on_front
 
-    if len(values) == 0:
-        return np.zeros(0, bool)
-    return np.asarray(moocore.is_nondominated(values, maximise=maximised(objectives), keep_weakly=True), bool)
 
+def mean_front(samples: Sequence[Floats]) -> tuple[Floats, Bools]:
+    """The front of a study: (configurations, objectives) means over seeds, and (configurations,) who is on it by them.
 
-def hypervolume(values: Floats, objectives: Sequence[Metric]) -> float:
-    """What ``values`` dominate, up to the objectives' reference points, in their units' product.
-
-    A point that is not better than the reference in every objective contributes nothing.
+    ``samples``: per configuration (seeds, objectives). A configuration counts once, however often it was repeated.
     """
-    import moocore
-
-    reference = np.array([m.reference for m in objectives])
-    inside = values[((values - reference) * signs(objectives) > 0).all(axis=1)]
-    if len(inside) == 0:
-        return 0.0
-    return float(moocore.hypervolume(inside, ref=reference, maximise=maximised(objectives)))
+    if not samples:
+        return np.empty((0, 0)), np.zeros(0, bool)
+    means = np.array([np.mean(s, axis=0) for s in samples])
+    return means, nondominated(means)
 
 
-def knee(values: Floats, objectives: Sequence[Metric]) -> int | None:
+def ranks(values: Floats) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """(points,) 0 for the front of the finite ``values``, 1 for the front of the others, and so on."""
+    return np.asarray(moocore.pareto_rank(values, maximise=True))
+
+
+def hypervolume(values: Floats, reference: Floats) -> float:
+    """What ``values`` dominate down to ``reference`` (objectives,), in their units' product.
+
+    A point that is not finite, or not better than the reference in every objective, contributes nothing.
+    """
+    inside = values[(values > reference).all(axis=1) & np.isfinite(values).all(axis=1)]
+    return float(moocore.hypervolume(inside, ref=reference, maximise=True)) if len(inside) else 0.0
+
+
+def knee(values: Floats) -> int | None:
     """Row of the front ``values`` where it bends: nearest to the ideal point; the first of equals; None for no rows.
 
     The ideal point has the best value of every objective on the front. Distances are Euclidean after every objective is
@@ -61,22 +78,16 @@ def knee(values: Floats, objectives: Sequence[Metric]) -> int | None:
     """
     if len(values) == 0:
         return None
-    better = values * signs(objectives)
-    best, span = better.max(axis=0), np.ptp(better, axis=0)
-    lost = (best - better) / np.where(span > 0, span, 1.0)
+    best, span = values.max(axis=0), np.ptp(values, axis=0)
+    lost = (best - values) / np.where(span > 0, span, 1.0)
     return int(np.argmin(np.round((lost**2).sum(axis=1), 12)))  # rounded: equal by arithmetic stays equal
 
 
-def attainment(
-    fronts: Sequence[Floats], objectives: Sequence[Metric], percentiles: Sequence[float]
-) -> dict[float, Floats]:
+def attainment(fronts: Sequence[Floats], percentiles: Sequence[float]) -> dict[float, Floats]:
     """For two or three objectives: the points that bound what is attained by so many per cent of the fronts.
 
     Empirical attainment function, Grunert da Fonseca et al. 2001.
     """
-    import moocore
-
     sets = np.concatenate([np.full(len(front), i) for i, front in enumerate(fronts)])
-    points = np.concatenate(list(fronts)) * -signs(objectives)  # moocore minimises
-    surfaces = moocore.eaf(points, sets, percentiles=list(percentiles))
-    return {p: surfaces[surfaces[:, -1] == p][:, :-1] * -signs(objectives) for p in percentiles}
+    surfaces = moocore.eaf(-np.concatenate(list(fronts)), sets, percentiles=list(percentiles))  # it minimises
+    return {p: -surfaces[surfaces[:, -1] == p][:, :-1] for p in percentiles}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from made_studies import invented_table
 
-from analysis.pareto import eligible
 from analysis.statistics.effect import Effect, lambda_effects
+from analysis.statistics.front import eligible
 
 
 def invented(n: int, effect: float, noise: float, seeds: int = 1) -> list[Effect]:
