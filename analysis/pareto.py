@@ -71,14 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def front_rows(study: StudyTable, front: Front) -> list[dict[str, Any]]:
     """The front as plain values, the best of the first objective first; scores are means over seeds."""
-    names = ["trial", "seed", "run_id", *_shown_params(study)]
-    rows = study.trials.select([n for n in names if n in study.trials.column_names]).take(front.rows).to_pylist()
-    scores = [m.name for m in study.objectives]
-    for i, row in zip(front.rows, rows, strict=True):
-        row |= dict(zip(scores, front.means[i].tolist(), strict=True)) | {"knee": i == front.knee}
+    names, scores = ["trial", "seed", "run_id", *_shown_params(study)], [m.name for m in study.objectives]
+    rows = []
+    for i in front.rows:
+        row = {name: study.column(name)[i] for name in names} | dict(zip(scores, front.means[i].tolist(), strict=True))
+        row["knee"] = i == front.knee
         if front.repeated is not None:
             row |= {"seeds": int(front.repeated.seeds[i]), "probability": float(front.repeated.probability[i])}
             row["standard_errors"] = dict(zip(scores, front.repeated.errors[i].tolist(), strict=True))
+        rows.append(row)
     return rows
 
 
