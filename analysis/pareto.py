@@ -1,4 +1,4 @@
-"""``python -m analysis.pareto STUDY``: which trials are not dominated, as a table, a figure and a file."""
+"""``python -m analysis.pareto STUDY``: which configurations are not dominated, as a table, a figure and a file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,9 @@ from study.command import Parser, refuse_empty, run_command
 from study.spec.eligible import empty_line, reasons_line
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
-    from analysis.replicates import Replicates
+    from analysis.statistics.front import Front
     from analysis.table import StudyTable
 
 TABLE_FILE = "trials.parquet"
@@ -46,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     refuse_empty(args)
     from analysis.load import cache_folder, ledger_from, load_curves, load_study, repeated_options
+    from analysis.statistics.front import find_front
+    from analysis.twins import find_twins, report_twins
 
     ledger, storage = ledger_from(args)
     cache = cache_folder(storage, args.study)
@@ -55,8 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = args.out or storage.local / args.study / "analysis"
     print_front(study, front)
     written = write_files(study, curves, front, out)
-    from analysis.twins import find_twins, report_twins
-
     pairs = find_twins(study, front.mask)
     if any(pair.plain is not None for pair in pairs):
         report_twins(ledger, study, pairs)
@@ -71,85 +69,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Front:
-    """``mask`` (trials,) who is on it; ``eligible`` (trials,) who could be; ``knee`` the row where it bends.
-
-    ``volume``: its hypervolume in the product of the objectives' units. ``repeated``: what replicates say, if any.
-    """
-
-    eligible: np.ndarray[Any, np.dtype[np.bool_]]
-    mask: np.ndarray[Any, np.dtype[np.bool_]]
-    volume: float
-    knee: int | None
-    repeated: Replicates | None
-
-
-def find_front(study: StudyTable) -> Front:
-    """The front of the trials that can be on one."""
-    import numpy as np
-
-    from analysis.geometry import hypervolume, knee
-    from analysis.replicates import replicates
-
-    possible, mask, values = eligible(study), front_mask(study), study.values()
-    rows = np.flatnonzero(mask)
-    bend = knee(values[rows], study.objectives)
-    return Front(
-        possible,
-        mask,
-        hypervolume(values[rows], study.objectives),
-        None if bend is None else int(rows[bend]),
-        replicates(study, possible),
-    )
-
-
-def eligible(study: StudyTable) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(trials,) True for trials that can be on the front: see :mod:`study.spec.eligible`."""
-    import numpy as np
-
-    return np.array([not reason for reason in study.why_not()], bool)
-
-
-def comparable(study: StudyTable) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(trials,) True for trials that could be on the front of a study without constraints.
-
-    What moves an objective is learned from these: to leave out what came out badly would hide what made it so.
-    """
-    import numpy as np
-
-    return np.array([not reason for reason in study.why_not(constrained=False)], bool)
-
-
-def front_mask(study: StudyTable) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(trials,) True for eligible trials that no other eligible one dominates.
-
-    One dominates another that is nowhere worse and somewhere better. So equal points do not dominate each other:
-    all of them are on the front, since each is a network of its own.
-    """
-    import numpy as np
-
-    from analysis.geometry import nondominated
-
-    possible = eligible(study)
-    mask = np.zeros(len(possible), bool)
-    mask[possible] = nondominated(study.values()[possible], study.objectives)
-    return mask
-
-
 def front_rows(study: StudyTable, front: Front) -> list[dict[str, Any]]:
-    """The front as plain values, the best of the first objective first."""
-    import numpy as np
-
-    first = study.objectives[0]
-    names = ["trial", "seed", "run_id", *_shown_params(study), *(m.name for m in study.objectives)]
-    at = np.flatnonzero(front.mask)
-    rows = study.trials.select([n for n in names if n in study.trials.column_names]).take(at).to_pylist()
-    for i, row in zip(at, rows, strict=True):
-        row["knee"] = bool(i == front.knee)
+    """The front as plain values, the best of the first objective first; scores are means over seeds."""
+    names, scores = ["trial", "seed", "run_id", *_shown_params(study)], [m.name for m in study.objectives]
+    rows = []
+    for i in front.rows:
+        row = {name: study.column(name)[i] for name in names} | dict(zip(scores, front.means[i].tolist(), strict=True))
+        row["knee"] = i == front.knee
         if front.repeated is not None:
             row |= {"seeds": int(front.repeated.seeds[i]), "probability": float(front.repeated.probability[i])}
-    return sorted(rows, key=lambda r: -r[first.name] if first.direction == "maximize" else r[first.name])
+            row["standard_errors"] = dict(zip(scores, front.repeated.errors[i].tolist(), strict=True))
+        rows.append(row)
+    return rows
 
 
 def summary(study: StudyTable, front: Front) -> dict[str, Any]:
@@ -198,14 +129,14 @@ def print_front(study: StudyTable, front: Front) -> None:
     for name in ("trial", "seed", *(_SHOWN_AS.get(p, p) for p in params)):
         table.add_column(name, justify="right" if name in ("trial", "seed", "λ", "lr") else "left")
     for metric in study.objectives:
-        better = "higher" if metric.direction == "maximize" else "lower"
+        better = "higher" if metric.sign > 0 else "lower"
         table.add_column(f"{metric.name}\n{metric.unit}\n{better} is better", justify="right")
     if front.repeated is not None:
         table.add_column("non-dominated\nprobability\n(seeds)", justify="right")
     table.add_column("")
     for row in rows[:_PRINTED]:
         cells = [str(row["trial"]), str(row["seed"]), *(_cell(row[p]) for p in params)]
-        cells += [f"{row[m.name]:.4g}" for m in study.objectives]
+        cells += [_with_error(row, m.name) for m in study.objectives]
         if front.repeated is not None:
             cells.append(f"{row['probability']:.2f} ({row['seeds']})")
         table.add_row(*cells, "knee" if row["knee"] else "")
@@ -224,6 +155,12 @@ def print_front(study: StudyTable, front: Front) -> None:
         )
 
 
+def _with_error(row: dict[str, Any], score: str) -> str:
+    """A mean over seeds with its standard error; a single trial's score where nothing was repeated."""
+    error = f" ± {row['standard_errors'][score]:.2g}" if "standard_errors" in row else ""
+    return f"{row[score]:.4g}{error}"
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
@@ -240,9 +177,10 @@ def write_files(study: StudyTable, curves: pa.Table, front: Front, out: Path) ->
     import numpy as np
     import pyarrow as pa
 
-    from analysis.anytime import anytime
-    from analysis.figure import draw_anytime, draw_front, drawable
+    from analysis.figures.anytime import draw_anytime
+    from analysis.figures.front import draw_front, drawable
     from analysis.load import write_parquet
+    from analysis.statistics.anytime import anytime
     from study.storage.storage import Storage
 
     Storage(out).check_writable()
@@ -254,8 +192,8 @@ def write_files(study: StudyTable, curves: pa.Table, front: Front, out: Path) ->
         table = table.append_column("probability", pa.array(front.repeated.probability, from_pandas=True))
     write_parquet(out / TABLE_FILE, table)
     written = [out / TABLE_FILE]
-    if drawable(study).any():
-        written += draw_front(study, front.mask, front.knee, front.repeated, out / "front")
+    if drawable(study, front).any():
+        written += draw_front(study, front, out / "front")
         written += draw_anytime(study, anytime(study, curves, front.eligible), out / "hypervolume")
     return written
 

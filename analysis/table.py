@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,11 +148,33 @@ class StudyTable:
         states = self.column("state")
         return {state: states.count(state) for state in names.STATES if state in states}
 
+    @cached_property
     def configurations(self) -> list[str]:
         """(trials,) a text that is equal for trials which differ at most in the seed."""
         params = [name for name in self.params if name not in NOT_CONFIGURATION]
         columns = [self.column(name) for name in params]
         return [json.dumps(values) for values in zip(*columns, strict=True)] if columns else [""] * len(self.trials)
+
+    def replicates(self, some: np.ndarray[Any, np.dtype[np.bool_]]) -> list[list[int]]:
+        """Rows of every configuration that has one among ``some`` (trials,), one per seed.
+
+        Of trials that share configuration and seed the first counts: training is reproducible, they say the same.
+        """
+        seeds = self.column("seed")
+        groups: dict[str, dict[int, int]] = {}
+        for row in np.flatnonzero(some):
+            groups.setdefault(self.configurations[row], {}).setdefault(seeds[row], int(row))
+        return [list(rows.values()) for rows in groups.values()]
+
+    def means(
+        self, some: np.ndarray[Any, np.dtype[np.bool_]], wanted: Sequence[Metric] | None = None
+    ) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """(trials, objectives) as :meth:`values`; of trials among ``some`` their configuration's mean over seeds."""
+        values = self.values(wanted)
+        means = {self.configurations[rows[0]]: values[rows].mean(axis=0) for rows in self.replicates(some)}
+        for row in np.flatnonzero(some):
+            values[row] = means[self.configurations[row]]
+        return values
 
 
 def _version(protocol: str) -> tuple[int, str]:
@@ -249,7 +272,7 @@ def _objective(metric: Metric, record: TrialRecord, spec: Mapping[str, Any]) -> 
         value = record.metrics.get(OBJECTIVES[name].ledger_name)
         if value is None:
             return None
-        total += weight * (value if OBJECTIVES[name].direction == "maximize" else -value)
+        total += weight * OBJECTIVES[name].sign * value
     return total
 
 

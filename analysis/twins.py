@@ -62,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     refuse_empty(args)
     from analysis.load import ledger_from, load_study, repeated_options
-    from analysis.pareto import front_mask
+    from analysis.statistics.front import eligible, front_mask
 
     ledger, _ = ledger_from(args)
     study = load_study(ledger)
-    pairs = find_twins(study, front_mask(study))
+    pairs = find_twins(study, front_mask(study, eligible(study)))
     results = report_twins(ledger, study, pairs)
     if args.json:
         print(json.dumps({"pairs": results}))

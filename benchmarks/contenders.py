@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import moocore
 import numpy as np
 import optuna
 import yaml
@@ -17,6 +16,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.replay import ACCURACY, FAITHFULNESS, SUM
+from study.search.front import ranks
 from study.search.proposer import Learning, encode, suggest_point
 from study.search.rungs import Rungs
 from study.search.stored import IN_MEMORY
@@ -122,7 +122,7 @@ class NaiveRungs(Rungs):
             return True
         if not np.isfinite(values).all():
             return False
-        priorities = np.lexsort((rung.keys, moocore.pareto_rank(rung.values, maximise=True)))
+        priorities = np.lexsort((rung.keys, ranks(rung.values)))
         return bool(priorities[-1] * self._reduction < rung.n)
 
 

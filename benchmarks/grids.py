@@ -13,8 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from benchmarks.yardstick import METHODS, Subject
-from benchmarks.yardstick_networks import FOLDER
+from benchmarks.yardstick import Subject
+from benchmarks.yardstick_networks import FOLDER, METHODS
 from study.config import DataConfig
 from study.data import open_dataset
 from study.faithfulness import deletion, grid

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import stock
-from benchmarks.pilot import DETACHED, accuracy, alignment
+from benchmarks.pilot import accuracy, alignment
+from benchmarks.pilot_table import DETACHED
 from benchmarks.yardstick_networks import recipe
 from study.config import DataConfig
 from study.data.augment import augment, normalize

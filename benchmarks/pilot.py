@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import rows, stock
+from benchmarks.pilot_table import DETACHED, FIRST_SEED, SEEDS, WEIGHTS, picture, table
 from benchmarks.yardstick_networks import recipe
 from study.config import REG_GRADIENTS, DataConfig, EvaluationConfig
 from study.data.augment import normalize
@@ -29,12 +30,8 @@ from study.networks.guided import cross_entropy_gradient, record
 from study.trial.trial import Trial
 
 ROWS = Path(__file__).parent / "data" / "pilot.jsonl"
-NETWORK, EPOCHS, SEEDS = "airbench16", 6, (0, 1, 2, 3)
-WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-#: One seed, apart from those that decide: up to where training collapses, with lambda ramped up and without.
-FIRST_SEED, FIRST_WEIGHTS = 100, (*WEIGHTS, 10.0)
-#: As "constant", but L_R's derivative in the weights takes the statistics as constants too. Not in the product.
-DETACHED = "detached"
+NETWORK, EPOCHS = "airbench16", 6
+FIRST_WEIGHTS = (*WEIGHTS, 10.0)
 _BATCH = 250
 
 
@@ -152,12 +149,11 @@ def main() -> None:
     if args.data:
         rows.train(list(entries()), run, args)
     if args.table or args.picture:
-        from benchmarks import pilot_table
-
+        found = rows.read(args.rows)
         if args.table:
-            print(pilot_table.table(rows.read(args.rows)))
+            print(table(found))
         if args.picture:
-            pilot_table.picture(rows.read(args.rows), args.picture)
+            picture(found, args.picture)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 
 from benchmarks.surrogate import Shown, Surrogate
 from study import metrics, names
+from study.search.front import dominates
 from study.spec.space import Point
 
 #: What the metrics are called in the results that Ray hands around.
@@ -147,10 +148,10 @@ class Cluster:
             return False
         others = np.array(at_rungs[epoch]).reshape(-1, 2)
         at_rungs[epoch].append(values)
-        dominates = len(others) >= 2 and bool(((values >= others).all(1) & (values > others).any(1)).all())
+        best = len(others) >= 2 and bool(dominates(values, others).all())
         stopped = scheduler.on_trial_result(None, trial, result) == TrialScheduler.STOP  # type: ignore[arg-type]
-        replay.dominating += dominates
-        replay.wrong_stops += dominates and stopped
+        replay.dominating += best
+        replay.wrong_stops += best and stopped
         if not stopped:
             searcher.on_trial_result(trial.trial_id, result)
             return True

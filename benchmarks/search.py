@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import moocore
 import numpy as np
 
 from benchmarks.contenders import CONTENDERS, MAIN, contender
 from benchmarks.replay import Cluster, Replay
 from benchmarks.surrogate import Surrogate
 from study import names
+from study.search.front import hypervolume
 from study.spec.space import Point
 from study.spec.study_spec import StudySpec, load_spec
 
@@ -32,6 +32,7 @@ YARDSTICK = "fifo_tpe"
 TRIALS = 60  # of the yardstick
 _MOST_TRIALS = 5_000  # of the others, whose budget is time
 _RESAMPLES = 5_000
+_REFERENCE = np.zeros(2)
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Progress:
         for trial in ended:
             values.append(np.maximum(truth(trial.point), 0.0))
             seconds.append(trial.seconds)
-            volumes.append(volume(np.array(values)))
+            volumes.append(hypervolume(np.array(values), _REFERENCE))
         return cls(
             np.array(seconds), np.array(volumes), budget, len(ended), len(replay.ended), replay.dominating,
             replay.wrong_stops,
@@ -72,11 +73,6 @@ class Progress:
     def at(self, share: float) -> float:
         """Volume after a share of the budget."""
         return float(self.volume[np.searchsorted(self.seconds, share * self.budget, side="right") - 1])
-
-
-def volume(values: np.ndarray) -> float:
-    """Dominated hypervolume, both maximised, over (0, 0)."""
-    return float(moocore.hypervolume(values, ref=np.zeros(2), maximise=True))
 
 
 _surrogate: Surrogate
@@ -109,7 +105,7 @@ def ideal(surrogate: Surrogate, n: int = 2_000) -> float:
     from benchmarks.record_curves import points
 
     found: list[Point] = points(surrogate.spec, n)
-    return volume(np.maximum([surrogate.truth(p) for p in found], 0.0))
+    return hypervolume(np.maximum([surrogate.truth(p) for p in found], 0.0), _REFERENCE)
 
 
 def interval(values: np.ndarray, statistic: Any = np.median) -> tuple[float, float, float]:

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.yardstick_networks import SAMPLES, Entry, Sample, entries, saved
+from benchmarks.yardstick_networks import METHODS, MIXES, SAMPLES, Entry, Sample, entries, saved
+from benchmarks.yardstick_table import table
 from study import metrics, names
 from study.config import DataConfig, EvaluationConfig
 from study.data import Dataset, open_dataset
@@ -30,10 +31,8 @@ from study.faithfulness.stand_ins import edge_energy
 from study.saliency import saliency_maps
 from study.training.checkpoint import load_model
 
-METHODS = ("grad_cam", "grad_cam_plus_plus")
 CLASS_ACTIVATION = (*METHODS, "xgrad_cam", "layer_cam", "ablation_cam", "score_cam")
 COLUMNS = ("deletion_agreement", "subset_agreement", "masking_excess")
-MIXES = (25, 50, 75)  # percent of a map that is replaced by one of its shifts
 _DEGRADED, _REFERENCE = 100, 250  # images on which degraded maps, and the reference's, are masked
 DATA = Path(__file__).parent / "data" / "yardstick"
 _GATED = ("airbench16-3-0", "tiny-4-0", "airbench16-3-lambda0.3-0")
@@ -297,8 +296,6 @@ def main() -> None:
                 file.write_text(json.dumps(row, indent=1) + "\n")
                 print(name, flush=True)
     if args.table:
-        from benchmarks.yardstick_table import table
-
         print(table([json.loads(file.read_text()) for file in sorted(DATA.glob("*.json"))]))
 
 

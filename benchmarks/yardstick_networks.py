@@ -22,6 +22,8 @@ from study.trial.trial import Trial
 #: Scored by the yardstick itself, not by the trial.
 _EVALUATION = EvaluationConfig(methods=("grad_cam",), images=10, batch_size=10)
 FOLDER = Path("results/yardstick")
+METHODS = ("grad_cam", "grad_cam_plus_plus")
+MIXES = (25, 50, 75)  # percent of a map that is replaced by one of its shifts
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.yardstick import METHODS, MIXES
-from benchmarks.yardstick_networks import SAMPLES
+from benchmarks.yardstick_networks import METHODS, MIXES, SAMPLES
 
 #: Candidate -> (column, title). B is the ratio of A to A of the reference.
 CANDIDATES = {"A": "masking_excess", "B": "masking_share", "C": "deletion_agreement", "D": "subset_agreement"}

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Direction = Literal["maximize", "minimize"]
+#: What a value is multiplied with to be maximised.
+SIGNS: dict[Direction, int] = {"maximize": 1, "minimize": -1}
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,15 @@ class Metric:
     reference: float
     describes: str
     error_name: str = ""  # ledger name of its standard error over images, where it has one
+
+    @property
+    def sign(self) -> int:
+        return SIGNS[self.direction]
+
+    @property
+    def label(self) -> str:
+        """As at an axis: ``accuracy (%, higher is better)``."""
+        return f"{self.name} ({self.unit}, {'higher' if self.sign > 0 else 'lower'} is better)"
 
     @property
     def short_unit(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -49,29 +50,22 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": set(),
     "analysis.table": {"study.ledger"},
     "analysis.load": {"analysis.table", "study.storage", "study.ledger"},
-    "analysis.geometry": set(),
-    "analysis.replicates": {"analysis.table", "analysis.geometry"},
-    "analysis.anytime": {"analysis.table", "analysis.geometry"},
-    "analysis.figure": {"analysis.table", "analysis.replicates", "analysis.anytime", "study.storage"},
-    "analysis.effect": {"analysis.table", "analysis.geometry"},
-    "analysis.figure_importance": {"analysis.table", "analysis.figure", "analysis.effect", "analysis.importance"},
+    "analysis.statistics": {"analysis.table", "study.search"},
+    "analysis.figures": {"analysis.table", "analysis.statistics", "study.storage"},
     "analysis.importance": {
-        "analysis.table", "analysis.load", "analysis.geometry", "analysis.effect", "analysis.figure_importance",
-        "analysis.pareto", "study.storage",
+        "analysis.table", "analysis.load", "analysis.statistics", "analysis.figures", "study.storage",
     },
+    "analysis.twins": {"analysis.table", "analysis.load", "analysis.statistics", "study.faithfulness", "study.ledger"},
     "analysis.pareto": {
-        "analysis.table", "analysis.load", "analysis.figure", "analysis.twins", "analysis.geometry",
-        "analysis.replicates", "analysis.anytime", "study.ledger", "study.storage",
+        "analysis.table", "analysis.load", "analysis.statistics", "analysis.figures", "analysis.twins", "study.storage",
     },
     "analysis.report": {
-        "analysis.table", "analysis.load", "analysis.geometry", "analysis.replicates", "analysis.anytime",
-        "analysis.figure", "analysis.effect", "analysis.importance", "analysis.figure_importance", "analysis.pareto",
-        "analysis.twins", "study.train", "study.ledger", "study.networks", "study.data", "study.faithfulness",
-        "study.saliency", "study.training", "study.storage",
+        "analysis.table", "analysis.load", "analysis.statistics", "analysis.figures", "analysis.twins", "study.train",
+        "study.ledger", "study.networks", "study.data", "study.faithfulness", "study.saliency", "study.training",
+        "study.storage",
     },
-    "analysis.twins": {"analysis.table", "analysis.load", "analysis.pareto", "study.faithfulness", "study.ledger"},
     "analysis.export": {
-        "analysis.table", "analysis.load", "analysis.pareto", "analysis.geometry", "study.ledger", "study.networks",
+        "analysis.table", "analysis.load", "analysis.statistics", "study.search", "study.ledger", "study.networks",
         "study.data", "study.faithfulness", "study.training", "study.storage",
     },
     "analysis.verify": {"analysis.export"},
@@ -80,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
 #: Outside world -> the files that may import it.
 DOORS: dict[str, tuple[str, ...]] = {
     "ray": ("study/tuning/", "study/run.py"),
-    "optuna": ("study/search/", "study/tuning/searcher.py", "analysis/importance.py"),
+    "optuna": ("study/search/", "study/tuning/searcher.py", "analysis/statistics/importance.py"),
     "mlflow": ("study/ledger/", "analysis/export/register.py"),
 }
 #: Imported before a command's arguments are known to be good: nothing heavy at the top.
@@ -136,6 +130,33 @@ def sources() -> list[Path]:
 @pytest.mark.parametrize("file", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_run_one_way(file: Path) -> None:
     assert violations(file.relative_to(ROOT).as_posix(), file.read_text()) == []
+
+
+def imported_files(path: Path) -> set[Path]:
+    """The files of this repository that a file imports, inside functions and for types alone included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {file_of(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {file_of(f"{node.module}.{alias.name}") or file_of(node.module) for alias in node.names}
+    return {file for file in found if file is not None}
+
+
+def file_of(module: str) -> Path | None:
+    for file in (ROOT / f"{module.replace('.', '/')}.py", ROOT / module.replace(".", "/") / "__init__.py"):
+        if file.exists():
+            return file
+    return None
+
+
+def test_no_file_imports_itself_in_a_circle() -> None:
+    files = [file for top in ("study", "analysis", "benchmarks") for file in (ROOT / top).rglob("*.py")]
+    graph = {file: imported_files(file) for file in files}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" <- ".join(str(file.relative_to(ROOT)) for file in error.args[1]))
 
 
 def test_the_checker_catches_what_it_should() -> None:

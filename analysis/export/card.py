@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.export.formats import FILES, ONNX, SAFETENSORS, TORCH_EXPORT
-from analysis.export.score import LEVEL, accuracy_interval
 from study import metrics, names
+from study.faithfulness.statistics import LEVEL, wilson
 
 README_FILE = "README.md"
 
 _ROLE_TEXTS = {
     "knee": "the knee of its front (nearest to the ideal point, objectives scaled by their range on the front)",
-    "best-accuracy": "the most accurate of the study on validation images",
-    "best-faithfulness": "the one with the most faithful saliency of the study on validation images",
+    "best-accuracy": "the most accurate configuration of the study on validation images",
+    "best-faithfulness": "the configuration with the most faithful saliency of the study on validation images",
 }
 
 _NOT_ELIGIBLE = (
@@ -157,7 +157,7 @@ def _scores(entry: Mapping[str, Any], card: Mapping[str, Any], test: Mapping[str
     rows = [
         "| | validation (it was chosen by these) | test |",
         "|---|---|---|",
-        f"| accuracy (%, higher is better) | {_interval(accuracy, accuracy_interval(round(accuracy * n / 100), n))}, "
+        f"| accuracy (%, higher is better) | {_interval(accuracy, wilson(accuracy, n))}, "
         f"{n} images | {_interval(test['accuracy'], test['accuracy_interval'])}, {test['accuracy_images']} images |",
     ]
     mean = validation.get(metrics.FAITHFULNESS.ledger_name)

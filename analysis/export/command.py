@@ -154,7 +154,7 @@ def _space(study: StudyTable, rows: Sequence[int], formats: Sequence[str]) -> in
 
 def _entry(study: StudyTable, proven: Proven, parity: Mapping[str, Any]) -> dict[str, Any]:
     """What the manifest says of a network before its test scores."""
-    from analysis.pareto import front_mask
+    from analysis.statistics.front import eligible, front_mask
 
     row = proven.row
     return {
@@ -165,7 +165,7 @@ def _entry(study: StudyTable, proven: Proven, parity: Mapping[str, Any]) -> dict
         "network": proven.config.network,
         "reg_weight": proven.config.reg_weight,
         "n_classes": proven.card["n_classes"],
-        "on_front": bool(front_mask(study)[row]),
+        "on_front": bool(front_mask(study, eligible(study))[row]),
         "not_eligible": study.why_not()[row],
         "roles": roles(study).get(row, []),
         "weights_sha256": proven.card["sha256"],

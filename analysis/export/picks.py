@@ -12,6 +12,7 @@ from study.spec.eligible import reasons_line
 
 if TYPE_CHECKING:
     from analysis.table import StudyTable
+    from study.search.front import Bools
 
 ALL, KNEE = "all", "knee"
 #: A network's place in its study, also its alias in MLflow's registry, in the order in which they are shown.
@@ -42,7 +43,7 @@ def pick_rows(study: StudyTable, pick: str, *, include_infeasible: bool = False)
     if pick == ALL:
         return front
     if pick == KNEE:
-        return [_knee(study, front)]
+        return [_knee(study, possible, front)]
     metric = {m.name: m for m in [*OBJECTIVES.values(), SCORE]}[pick.removeprefix("best:")]
     best = _best(study, metric, possible, front)
     if best is None:
@@ -58,7 +59,7 @@ def roles(study: StudyTable) -> dict[int, list[str]]:
     rows: tuple[int | None, ...] = ()
     if front:
         best = [_best(study, metric, possible, front) for metric in (ACCURACY, FAITHFULNESS)]
-        rows = (_knee(study, front), *best)
+        rows = (_knee(study, possible, front), *best)
     found: dict[int, list[str]] = {}
     for role, row in zip(ROLES, rows, strict=False):
         if row is not None:
@@ -79,33 +80,33 @@ def check_model_name(name: str) -> None:
         raise InputError(f"--register {name!r}: use letters, digits, '_', '-', '.' and spaces only, at most 200")
 
 
-def _candidates(study: StudyTable, include_infeasible: bool) -> tuple[list[int], list[int]]:
-    """Rows that may be picked, and those of them that are on their front."""
+def _candidates(study: StudyTable, include_infeasible: bool) -> tuple[Bools, list[int]]:
+    """(trials,) which may be picked, and the rows of those that are on their front."""
     import numpy as np
 
-    from analysis.geometry import nondominated
-    from analysis.pareto import eligible, front_mask
+    from analysis.statistics.front import eligible, front_mask
 
-    possible, front = eligible(study), front_mask(study)
+    possible = eligible(study)
+    front = front_mask(study, possible)
     if include_infeasible:
         possible = study.with_state(COMPLETE) & np.isfinite(study.values()).all(axis=1)
-        front[possible] |= nondominated(study.values()[possible], study.objectives)
-    return [int(i) for i in possible.nonzero()[0]], [int(i) for i in front.nonzero()[0]]
+        front |= front_mask(study, possible)
+    return possible, front.nonzero()[0].tolist()
 
 
-def _knee(study: StudyTable, front: list[int]) -> int:
-    from analysis.geometry import knee
+def _knee(study: StudyTable, possible: Bools, front: list[int]) -> int:
+    from study.search.front import knee, signs
 
-    bend = knee(study.values()[front], study.objectives)
+    bend = knee(study.means(possible)[front] * signs(study.objectives))
     assert bend is not None
     return front[bend]
 
 
-def _best(study: StudyTable, metric: Metric, possible: list[int], front: list[int]) -> int | None:
-    """Of the ``possible`` rows the best by ``metric``, of equals one on the ``front``, then the first."""
-    values = study.values([metric])[:, 0] * (1 if metric.direction == "maximize" else -1)
-    rows = [i for i in possible if values[i] == values[i]]
-    return max(rows, key=lambda i: (values[i], i in front, -i), default=None)
+def _best(study: StudyTable, metric: Metric, possible: Bools, front: list[int]) -> int | None:
+    """Of the ``possible`` the best by ``metric`` (means over seeds); of equals one on the ``front``, then the first."""
+    means = study.means(possible, [metric])[:, 0] * metric.sign
+    rows = [i for i in possible.nonzero()[0].tolist() if means[i] == means[i]]
+    return max(rows, key=lambda i: (means[i], i in front, -i), default=None)
 
 
 def _scored(study: StudyTable) -> list[Metric]:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _BATCH = 500
 _PURPOSE = "final evaluation at export"
-LEVEL = 0.95  # of every interval
 
 
 def open_and_score(
@@ -65,7 +64,7 @@ def final_scores(network: nn.Module, config: TrialConfig, dataset: Dataset, temp
 
     from study.data.augment import normalize
     from study.faithfulness import evaluate_faithfulness
-    from study.faithfulness.statistics import image_scores, mean_with_interval
+    from study.faithfulness.statistics import image_scores, mean_with_interval, wilson
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device).eval()
@@ -77,6 +76,7 @@ def final_scores(network: nn.Module, config: TrialConfig, dataset: Dataset, temp
             labels_N = torch.as_tensor(test.labels[start : start + _BATCH]).to(device)
             predicted_N = network(normalize(images_NCHW, dataset.mean, dataset.std)).argmax(1)
             correct += int((predicted_N == labels_N).sum())
+    accuracy = 100 * correct / len(test.labels)
     n = min(config.evaluation.images or len(test.labels), len(test.labels))
     report = evaluate_faithfulness(
         network,
@@ -91,8 +91,8 @@ def final_scores(network: nn.Module, config: TrialConfig, dataset: Dataset, temp
     by_image = image_scores(report.per_image)[metrics.FAITHFULNESS.name]
     interval = mean_with_interval(by_image)
     return {
-        "accuracy": 100 * correct / len(test.labels),
-        "accuracy_interval": accuracy_interval(correct, len(test.labels)),
+        "accuracy": accuracy,
+        "accuracy_interval": list(wilson(accuracy, len(test.labels))),
         "accuracy_images": len(test.labels),
         "faithfulness": report.faithfulness,
         "faithfulness_interval": [interval.low, interval.high],
@@ -101,11 +101,3 @@ def final_scores(network: nn.Module, config: TrialConfig, dataset: Dataset, temp
         "protocol": report.protocol,
         "details": report.metrics(),
     }
-
-
-def accuracy_interval(correct: int, images: int) -> list[float]:
-    """95 % interval of an accuracy in percent over images (Wilson 1927)."""
-    from scipy import stats
-
-    found = stats.binomtest(correct, images).proportion_ci(LEVEL, method="wilson")
-    return [100 * float(found.low), 100 * float(found.high)]

@@ -27,7 +27,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, note: str = "",
 
 def cost(study: StudyTable, curves: pa.Table) -> list[Table]:
     """Device hours by state; seconds of an epoch by network and lambda."""
-    from analysis.anytime import busy_seconds, device_hours
+    from analysis.statistics.anytime import busy_seconds, device_hours
 
     hours, device = device_hours(study, curves)
     states = np.array(study.column("state"), object)

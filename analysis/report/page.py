@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.anytime import Anytime, anytime
-from analysis.effect import Effect, lambda_effects
-from analysis.figure import drawable
-from analysis.importance import Importance, importance
-from analysis.pareto import Front, comparable, find_front
-from analysis.report import charts, facts, trials
+from analysis.figures.anytime import anytime_charts, draw_anytime
+from analysis.figures.curves import Curves, curves_chart, curves_of, draw_curves
+from analysis.figures.effect import draw_effects, effect_chart
+from analysis.figures.front import draw_front, drawable, front_chart
+from analysis.figures.importance import draw_importance, importance_chart
+from analysis.figures.parallel import draw_parallel, parallel_chart
+from analysis.report import facts, trials
 from analysis.report.thumbnails import Gallery, make_gallery
+from analysis.statistics.anytime import Anytime, anytime
+from analysis.statistics.effect import Effect, lambda_effects
+from analysis.statistics.front import Front, comparable, find_front
+from analysis.statistics.importance import Importance, importance
 from analysis.twins import EXPLAINED, compare_pair, find_twins, label, over_results
 from study.metrics import FAITHFULNESS, OBJECTIVES, Metric
 from study.names import COMPLETE, LOG_ARTIFACTS, TRIAL_LOG
@@ -42,7 +47,7 @@ class Content:
     way: Anytime
     found: Importance
     effects: list[Effect]
-    curves: list[tuple[Metric, charts.Curves]]
+    curves: list[tuple[Metric, Curves]]
     axes: list[str]  # of the parallel coordinates
     gallery: Gallery | None
     why_no_maps: str
@@ -61,8 +66,8 @@ def collect(
     plain = trials.plain_networks(study, front, rows)
     gallery = make_gallery(ledger, study, list(dict.fromkeys([*rows, *(p.row for p in plain.values())])), source)
     reported = [OBJECTIVES[m.name] for m in study.objectives if m.name in OBJECTIVES] or list(OBJECTIVES.values())[:2]
-    read = [(m, charts.curves_of(study, curves, m.ledger_name)) for m in reported]
-    series: list[tuple[Metric, charts.Curves]] = [(m, c) for m, c in read if any(len(e) > 1 for e, _ in c.values())]
+    read = [(m, curves_of(study, curves, m.ledger_name)) for m in reported]
+    series: list[tuple[Metric, Curves]] = [(m, c) for m, c in read if any(len(e) > 1 for e, _ in c.values())]
     axes = [n for n in study.varied() if not n.startswith(("data.", "evaluation."))][:10]
     axes += [m.name for m in study.objectives]
     learned, outside = comparable(study), study.not_eligible()
@@ -112,19 +117,19 @@ def collect(
 def _draw_inline(study: StudyTable, content: Content) -> None:
     drawn: dict[str, Any] = {"curves": [], **dict.fromkeys(("front", "legend", "anytime", "parallel", "importance"))}
     axes = []
-    if drawable(study).any():
-        drawn["front"], found = charts.front_chart(study, content.front)
+    if drawable(study, content.front).any():
+        drawn["front"], found = front_chart(study, content.front)
         content.data["places"] = found.pop("places")
         drawn["legend"] = found
-        drawn["anytime"] = charts.anytime_charts(content.way)
-        drawn["parallel"], content.data["parallel"] = charts.parallel_chart(study, content.front, content.axes)
+        drawn["anytime"] = anytime_charts(content.way)
+        drawn["parallel"], content.data["parallel"] = parallel_chart(study, content.front, content.axes)
     for metric, found_curves in content.curves:
-        chart, place = charts.curves_chart(study, content.front, found_curves, metric)
+        chart, place = curves_chart(study, content.front, found_curves, metric)
         drawn["curves"].append(chart)
         axes.append({**place, "of": {row: _compact(*c) for row, c in found_curves.items()}})
     if content.found.shares:
-        drawn["importance"] = charts.importance_chart(content.found)
-    drawn["effects"] = [charts.effect_chart(e) for e in content.effects if e.levels]
+        drawn["importance"] = importance_chart(content.found)
+    drawn["effects"] = [effect_chart(e) for e in content.effects if e.levels]
     content.values["charts"] = drawn
     names = ["trial", "seed", "state", *content.axes]
     content.data |= {
@@ -160,21 +165,22 @@ def _short(value: Any) -> Any:
 
 
 def _front_rows(study: StudyTable, front: Front) -> list[dict[str, Any]]:
-    first = study.objectives[0]
-    order = np.flatnonzero(front.mask)
-    sign = -1 if first.direction == "maximize" else 1
     made = []
-    for row in sorted(order, key=lambda r: sign * study.numbers(first.name)[r]):
+    for row in front.rows:
+        scores = [f"{mean:.4g}" for mean in front.means[row]]
+        probability = ""
+        if front.repeated is not None:
+            errors = front.repeated.errors[row]
+            scores = [f"{score} ± {error:.2g}" for score, error in zip(scores, errors, strict=True)]
+            probability = f"{front.repeated.probability[row]:.2f} ({front.repeated.seeds[row]})"
         made.append(
             {
-                "anchor": trials.anchor(study, int(row)),
+                "anchor": trials.anchor(study, row),
                 "trial": study.column("trial")[row],
                 "seed": study.column("seed")[row],
-                "params": trials.configuration(study, int(row)),
-                "scores": [f"{study.numbers(m.name)[row]:.4g}" for m in study.objectives],
-                "probability": f"{front.repeated.probability[row]:.2f} ({front.repeated.seeds[row]})"
-                if front.repeated is not None
-                else "",
+                "params": trials.configuration(study, row),
+                "scores": scores,
+                "probability": probability,
                 "knee": row == front.knee,
             }
         )
@@ -223,7 +229,7 @@ def _trials_table(study: StudyTable, front: Front) -> dict[str, Any]:
     """The front first, then by the first objective, then those without one."""
     names = ["trial", "seed", "state", *(n for n in study.varied() if not n.startswith(("data.", "evaluation.")))]
     names = [*names[:12], *(m.name for m in study.objectives), "epoch", "duration_s"]
-    key = study.numbers(study.objectives[0].name) * (1 if study.objectives[0].direction == "maximize" else -1)
+    key = study.numbers(study.objectives[0].name) * study.objectives[0].sign
     rank = np.where(np.isfinite(key), key, -np.inf)
     order = np.lexsort((-rank, ~front.mask))[:LISTED]
     columns = {n: study.column(n) for n in names}
@@ -241,14 +247,10 @@ def _trials_table(study: StudyTable, front: Front) -> dict[str, Any]:
 
 def draw(study: StudyTable, content: Content, folder: Path) -> list[Path]:
     """Every figure as PNG and SVG."""
-    from analysis.figure import draw_anytime, draw_front
-    from analysis.figure_importance import draw_effects, draw_importance
-    from analysis.report.static import draw_curves, draw_parallel
-
     folder.mkdir(parents=True, exist_ok=True)
     front, written = content.front, []
-    if drawable(study).any():
-        written += draw_front(study, front.mask, front.knee, front.repeated, folder / "front")
+    if drawable(study, content.front).any():
+        written += draw_front(study, front, folder / "front")
         written += draw_anytime(study, content.way, folder / "hypervolume")
         written += draw_parallel(study, front, content.axes, folder / "parallel")
     if content.curves:

@@ -17,12 +17,11 @@ from study.errors import InputError
 from study.metrics import ACCURACY, FAITHFULNESS, METHODS, PARTS, Metric
 
 if TYPE_CHECKING:
-    from analysis.pareto import Front
+    from analysis.statistics.front import Front
     from analysis.table import StudyTable
     from study.faithfulness.statistics import Floats
     from study.ledger import Ledger
 
-Z = 1.959963984540054  # of a 95 % interval
 SECTIONS = 24  # front trials with a section of their own, maps and tables
 #: study.train's options by param.
 _OPTIONS = {
@@ -58,8 +57,7 @@ def anchor(study: StudyTable, row: int) -> str:
 
 def shown_rows(study: StudyTable, front: Front) -> list[int]:
     """Front rows that get a section: all, or the knee and the others evenly along the first objective."""
-    first = study.values()[:, 0]
-    rows = sorted((int(r) for r in np.flatnonzero(front.mask)), key=lambda r: -first[r])
+    rows = front.rows
     if len(rows) <= SECTIONS:
         return rows
     kept = {rows[round(i * (len(rows) - 1) / (SECTIONS - 2))] for i in range(SECTIONS - 1)}
@@ -72,7 +70,7 @@ def plain_networks(study: StudyTable, front: Front, rows: Sequence[int]) -> dict
 
     twins = {pair.regularized: pair.plain for pair in find_twins(study, front.mask)}
     weights, networks = study.numbers("reg_weight"), study.column("network")
-    first = study.values()[:, 0] * (1 if study.objectives[0].direction == "maximize" else -1)
+    first = study.values()[:, 0] * study.objectives[0].sign
     candidates = [int(r) for r in np.flatnonzero(front.eligible & (weights == 0))]
     found: dict[int, Plain] = {}
     for row in rows:
@@ -93,7 +91,7 @@ def plain_networks(study: StudyTable, front: Front, rows: Sequence[int]) -> dict
 def score_intervals(study: StudyTable, columns: dict[str, Floats] | None, row: int) -> dict[str, tuple[float, float]]:
     """Objectives' 95 % intervals over validation images: from per-image scores by bootstrap where they are at hand,
     else from the ledger's standard errors."""
-    from study.faithfulness.statistics import image_scores, mean_with_interval
+    from study.faithfulness.statistics import Z, image_scores, mean_with_interval, wilson
 
     found: dict[str, tuple[float, float]] = {}
     for metric in study.objectives:
@@ -107,16 +105,8 @@ def score_intervals(study: StudyTable, columns: dict[str, Floats] | None, row: i
             d = mean_with_interval(scores["faithfulness"])
             found[FAITHFULNESS.name] = (d.low, d.high)
         if ACCURACY in study.objectives and ACCURACY.name not in found:  # fewer images than accuracy is measured on
-            low, high = wilson(float(study.numbers(ACCURACY.name)[row]) / 100, len(scores["label"]))
-            found[ACCURACY.name] = (100 * low, 100 * high)
+            found[ACCURACY.name] = wilson(float(study.numbers(ACCURACY.name)[row]), len(scores["label"]))
     return found
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927)."""
-    middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
-    return middle - half, middle + half
 
 
 def method_heads() -> list[str]:

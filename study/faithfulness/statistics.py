@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 
 RESAMPLES = 10_000
 LEVEL = 0.95  # of every interval
+Z = 1.959963984540054  # standard errors to either side of a normal mean at that level
 _OF_METHODS = ("deletion_agreement", "subset_agreement", "masking_excess", "other_excess")  # columns that methods have
 _CHUNK = 2_000_000  # resampled image counts in memory at once
 
@@ -95,6 +96,14 @@ def mean_with_interval(values: Floats) -> Difference:
 def standard_error(values: Floats) -> float:
     """Of the mean of per-image values (images,); NaN for a single one."""
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def wilson(percent: float, n: int) -> tuple[float, float]:
+    """Interval, in percent, of a proportion of which ``percent`` were seen in ``n`` (Wilson 1927)."""
+    share = percent / 100
+    middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
+    return max(0.0, 100 * (middle - half)), min(100.0, 100 * (middle + half))
 
 
 def bootstrap_means(values: Floats, resamples: int = RESAMPLES, seed: int = 0) -> Floats:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import moocore
 import numpy as np
 from scipy.special import ndtr
 
+from study.search import front
 from study.search.acquisition import expected_improvement
 from study.search.regression import Regression
 from study.spec.space import Choice, FloatRange, IntRange, Parameter, Point, Scalar, complete, ordered
@@ -145,11 +145,10 @@ class _Judge:
 
     def __init__(self, spec: StudySpec, space: Space, evidence: Sequence[Evidence], running: Sequence[Point]) -> None:
         self._spec, self._space = spec, space
-        signs = np.array([1.0 if m.direction == "maximize" else -1.0 for m in spec.targets])
-        self._reference = signs * np.array([m.reference for m in spec.targets])
+        self._reference = front.reference(spec.targets)
         x = space.features([e.point for e in evidence])
         kinds = np.array([e.kind for e in evidence])
-        values = np.array([e.values for e in evidence], dtype=float) * signs
+        values = np.array([e.values for e in evidence], dtype=float) * front.signs(spec.targets)
         self._objectives = [Regression(x, column, kinds) for column in values.T]
         self._constraints = []
         for name in dict.fromkeys(name for e in evidence for name in e.violations):
@@ -162,7 +161,7 @@ class _Judge:
         kept = [i for i in measured if all(v <= 0 for v in evidence[i].violations.values())]
         # By what is believed of them rather than by what was seen once, noise included.
         believed = np.stack([r.predict(x[kept])[0] for r in self._objectives], axis=1)
-        best = moocore.is_nondominated(believed, maximise=True, keep_weakly=True) if kept else np.zeros(0, dtype=bool)
+        best = front.nondominated(believed)
         self._front = believed[best]
         self.front = [evidence[i] for i, is_best in zip(kept, best, strict=True) if is_best]
         if running:

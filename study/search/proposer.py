@@ -115,7 +115,7 @@ class Proposer:
         self._learning = learning
         self._names = ordered(spec.space)
         self._distributions = {name: _sampled(spec.space[name]) for name in self._names}
-        self._signs = [1 if m.direction == "maximize" else -1 for m in spec.targets]
+        self._signs = [m.sign for m in spec.targets]
         self._merits: dict[int, tuple[int, float]] = {}  # of trials that are over, so it stays
         self._finite = all(isinstance(p, Choice) for p in spec.space.values())
 

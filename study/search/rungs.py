@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import moocore
 import numpy as np
+
+from study.metrics import SIGNS, Direction
+from study.search.front import dominates, ranks
 
 FloatArray = np.ndarray
 
@@ -22,9 +24,9 @@ def standing(values: FloatArray, i: int, keys: FloatArray) -> int:
 
     Non-dominated rank, then crowding distance, then, among exact ties, the larger of ``keys`` (n,).
     """
-    ranks = moocore.pareto_rank(values, maximise=True)
-    before = int(np.count_nonzero(ranks < ranks[i]))
-    peers = np.flatnonzero(ranks == ranks[i])
+    rank = ranks(values)
+    before = int(np.count_nonzero(rank < rank[i]))
+    peers = np.flatnonzero(rank == rank[i])
     if len(peers) == 1:
         return before
     crowding = crowding_distances(values[peers], np.ptp(values, axis=0))
@@ -95,7 +97,7 @@ class Rungs:
 
     def __init__(
         self,
-        directions: Sequence[str],
+        directions: Sequence[Direction],
         levels: Sequence[int],
         *,
         reduction: float = 3,
@@ -103,7 +105,7 @@ class Rungs:
         noise_tolerance: float = 1,
         seed: int = 0,
     ) -> None:
-        self._signs = np.array([1.0 if d == "maximize" else -1.0 for d in directions])
+        self._signs = np.array([SIGNS[d] for d in directions], dtype=float)
         self._levels = tuple(levels)
         self._reduction = reduction
         self._brackets = min(brackets, len(self._levels))
@@ -162,7 +164,6 @@ class Rungs:
         """Whether the last row is among the best 1/reduction."""
         n = len(values)
         # Whoever dominates it stands before it: most trials that are stopped need no ranking of the whole rung.
-        dominating = (values >= values[-1]).all(axis=1) & (values > values[-1]).any(axis=1)
-        if np.count_nonzero(dominating) * self._reduction >= n:
+        if np.count_nonzero(dominates(values, values[-1])) * self._reduction >= n:
             return False
         return standing(values, n - 1, keys) * self._reduction < n

@@ -8,16 +8,19 @@ their checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from study import names
 from study.config import DEFAULTS, TrialConfig
 from study.errors import InputError
 from study.ledger import Ledger, TrialRecord
 from study.ledger.records import flatten, parse
+from study.search.front import mean_front, signs
 from study.spec.eligible import constraints_of, why_not_eligible
 from study.spec.space import Point, complete
 from study.spec.study_spec import StudySpec
@@ -135,17 +138,20 @@ def _front_first(
 
     Who could be on that front was for the ``constraints`` of that study to say: here the horizon may be another.
     """
-    signs = [1 if m.direction == "maximize" else -1 for m in spec.targets]
     scored = [(o, v) for o in others if (v := _values(spec, o[0])) is not None]
-    eligible = [v for (r, *_), v in scored if not why_not_eligible(r.state, v, r.metrics, spec.targets, constraints)]
+    samples: dict[Hashable, list[list[float]]] = {}
+    for (record, point, _), values in scored:
+        if not why_not_eligible(record.state, values, record.metrics, spec.targets, constraints):
+            samples.setdefault(_key(point), []).append(values)
+    towards = signs(spec.targets)
+    _, best = mean_front([towards * np.array(values) for values in samples.values()])
+    on_front = {key for key, is_best in zip(samples, best, strict=True) if is_best}
+    found: dict[Hashable, tuple[TrialRecord, Point, bool]] = {}
+    for other, _ in scored:
+        if other[2] or _key(other[1]) in on_front:
+            found.setdefault(_key(other[1]), other)
+    return list(found.values())
 
-    def on_front(values: list[float]) -> bool:
-        return values in eligible and not any(
-            w != values and all(s * b >= s * a for s, a, b in zip(signs, values, w, strict=True)) for w in eligible
-        )
 
-    found: list[tuple[TrialRecord, Point, bool]] = []
-    for other, values in scored:
-        if (other[2] or on_front(values)) and all(other[1] != f[1] for f in found):
-            found.append(other)
-    return found
+def _key(point: Point) -> Hashable:
+    return tuple(sorted(point.items()))

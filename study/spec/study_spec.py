@@ -168,8 +168,8 @@ class StudySpec(Strict):
         """The targets' values from a report with ledger names. Raises KeyError where one is missing."""
         if self.scalarize is None:
             return [report[m.ledger_name] for m in self.targets]
-        signs = {name: 1 if OBJECTIVES[name].direction == "maximize" else -1 for name in self.scalarize}
-        return [sum(w * signs[n] * report[OBJECTIVES[n].ledger_name] for n, w in self.scalarize.items())]
+        parts = ((OBJECTIVES[name], weight) for name, weight in self.scalarize.items())
+        return [sum(weight * m.sign * report[m.ledger_name] for m, weight in parts)]
 
     def target_errors(self, report: Mapping[str, float]) -> list[float]:
         """The targets' standard errors from a report with ledger names; 0 where a metric has none."""

@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import moocore
 import numpy as np
 import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from study import names
+from study.search.front import mean_front, signs
 from study.search.proposer import Known, Learning, Proposer, decode, distributions, encode, suggest_point
 from study.search.queueing import Result, queue_replicates, queue_twins, take_over
 from study.search.stored import (
@@ -139,15 +139,12 @@ class StudySearcher(Searcher):
         Replicates of a point count as one, with the mean of their values.
         """
         groups = results(self._study, self.spec)
-        if not groups:
-            return []
-        means = [np.mean([t.values for t in group], axis=0) for group in groups]
-        signs = [1 if m.direction == "maximize" else -1 for m in self.spec.targets]
-        ranks = moocore.pareto_rank(np.array(means) * signs, maximise=True)
+        towards = signs(self.spec.targets)
+        means, on_front = mean_front([towards * np.array([t.values for t in group]) for group in groups])
         return [
-            (group[0].number, decode(self.spec, group[0].params), [float(v) for v in mean])
-            for group, mean, rank in zip(groups, means, ranks, strict=True)
-            if rank == ranks.min()
+            (group[0].number, decode(self.spec, group[0].params), (towards * mean).tolist())
+            for group, mean, is_on_front in zip(groups, means, on_front, strict=True)
+            if is_on_front
         ]
 
     def not_eligible(self) -> list[tuple[int, str]]:

@@ -31,7 +31,7 @@ def storage(empty_store: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_study(storage: Path) -> MakeStudy:
-    """Write a study: one row per trial, (state, params, ledger metrics, files)."""
+    """Write a study: one row per trial, (state, params, ledger metrics, files); of other configurations by default."""
 
     def make(
         rows: Sequence[tuple[str, Mapping[str, Any], Mapping[str, float], Sequence[Path]]],
@@ -49,7 +49,7 @@ def make_study(storage: Path) -> MakeStudy:
         location = (storage / name / "artifacts").as_uri()
         ledger.open_study(fingerprint="f" * 64, spec=spec, tags={}, artifact_location=location)
         for trial, (state, params, scores, files) in enumerate(rows):
-            run = ledger.open_trial(trial, 0, {"network": "tiny", "seed": 0, **params}, {})
+            run = ledger.open_trial(trial, 0, {"network": "tiny", "seed": 0, "lr": 0.1 + trial / 1000, **params}, {})
             run.sync([{"epoch": 1, **scores}])
             if state != names.RUNNING:
                 run.finish(state, reason="" if state == names.COMPLETE else "because", files=files)

@@ -1,4 +1,4 @@
-"""Hypervolume over trials, wall clock and device hours: by hand, and against the whole front at every end."""
+"""Hypervolume over trials, wall clock and device hours: by hand, and against the front of means at every end."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from made_studies import MakeStudy, scored
 
-from analysis.anytime import anytime, busy_seconds, device_hours
-from analysis.geometry import hypervolume
 from analysis.load import load_curves, load_study
-from analysis.pareto import eligible
+from analysis.statistics.anytime import anytime, busy_seconds, device_hours
+from analysis.statistics.front import eligible, find_front
 from benchmarks.synthetic import write_runs
 from study import names
 from study.ledger import Ledger, default_tracking_uri
+from study.search.front import hypervolume, mean_front, reference, signs
 
 
 def test_device_hours_are_training_and_scoring_times_the_share(storage: Path) -> None:
@@ -31,9 +31,14 @@ def test_device_hours_are_training_and_scoring_times_the_share(storage: Path) ->
     way = anytime(study, curves, possible)
     ended = np.array([d.timestamp() for d in study.column("ended")])
     order = np.argsort(ended, kind="stable")
-    for i in range(len(order)):
-        so_far = [row for row in order[: i + 1] if possible[row]]
-        assert way.hypervolume[i] == pytest.approx(hypervolume(study.values()[so_far], study.objectives))
+    better, samples = study.values() * signs(study.objectives), {}
+    for row, volume in zip(order, way.hypervolume, strict=True):
+        if possible[row]:
+            samples.setdefault(study.configurations[row], []).append(better[row])
+        means, on_front = mean_front([np.array(scores) for scores in samples.values()])
+        assert volume == (pytest.approx(hypervolume(means[on_front], reference(study.objectives))) if samples else 0)
+    assert max(map(len, samples.values())) == 2  # configurations that were repeated are among them
+    assert way.hypervolume[-1] == pytest.approx(find_front(study).volume)
     assert way.trials.tolist() == list(range(1, 41))
     assert way.device_hours[-1] == pytest.approx(hours.sum())
     assert way.wall_hours[-1] == pytest.approx((max(ended) - study.column("started")[0].timestamp()) / 3600)

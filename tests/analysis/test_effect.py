@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from made_studies import invented_table
 
-from analysis.effect import Effect, lambda_effects
-from analysis.pareto import eligible
+from analysis.statistics.effect import Effect, lambda_effects
+from analysis.statistics.front import eligible
 
 
 def invented(n: int, effect: float, noise: float, seeds: int = 1) -> list[Effect]:
@@ -52,7 +52,7 @@ def test_seeds_are_not_counted_as_configurations() -> None:
 
 def test_chance_is_rarely_called_an_effect() -> None:
     """The interval of a level covers 0 at its promised rate where there is nothing but noise."""
-    from analysis.effect import _least_squares
+    from analysis.statistics.effect import _least_squares
 
     rng = np.random.default_rng(0)
     from scipy import stats
@@ -66,7 +66,7 @@ def test_chance_is_rarely_called_an_effect() -> None:
 
 
 def test_least_squares_by_hand() -> None:
-    from analysis.effect import _least_squares
+    from analysis.statistics.effect import _least_squares
 
     x = np.column_stack([np.ones(4), [0, 0, 1, 1]])
     estimate, error = _least_squares(x, np.array([1.0, 3.0, 6.0, 8.0]))

@@ -16,14 +16,16 @@ from made_studies import MakeStudy, invented_table, scored
 from pyarrow import parquet
 
 from analysis import importance, pareto, report, twins
-from analysis.effect import lambda_effects
 from analysis.export import main as export
 from analysis.export.card import model_card
 from analysis.export.picks import pick_rows, roles
-from analysis.importance import FRONT
 from analysis.load import load_curves, load_study
 from analysis.report.page import collect, render
 from analysis.report.trials import plain_networks
+from analysis.statistics.effect import lambda_effects
+from analysis.statistics.front import comparable, eligible, find_front, front_mask
+from analysis.statistics.importance import FRONT
+from analysis.statistics.importance import importance as find_importance
 from analysis.table import StudyTable
 from study import names
 from study.command import EXIT_BAD_INPUT, run_command
@@ -116,10 +118,41 @@ def test_search_and_analysis_agree_on_the_front(
         runs.append((0, {"lr": config["trial"]["lr"]}, scores))
     searcher.spec = spec_of(now, len(trials))
     study = invented_table(runs, constraints=now)
-    expected = [trial for trial, on in zip(study.column("trial"), pareto.front_mask(study), strict=True) if on]
+    expected = [study.column("trial")[row] for row in front_mask(study, eligible(study)).nonzero()[0]]
     assert sorted(number for number, *_ in searcher.front()) == expected
     finite = {i for i, (a, f, *_) in enumerate(trials) if math.isfinite(a) and math.isfinite(f)}
     assert searcher.not_eligible() == [entry for entry in study.not_eligible() if entry[0] in finite]
+
+
+scores = st.tuples(st.integers(0, 8).map(float), st.integers(0, 8).map(float))
+
+
+@given(st.lists(scores, min_size=1, max_size=5), st.lists(scores, max_size=6))
+@settings(max_examples=25, deadline=None)
+def test_study_run_and_analysis_pareto_show_one_front(
+    trials: list[tuple[float, float]], again: list[tuple[float, float]]
+) -> None:
+    """Of configurations that were repeated with other seeds: each once, with the mean over its seeds."""
+    searcher = searcher_of({"accuracy": {"min": 2}}, len(trials))
+    runs: list[tuple[int, dict[str, Any], dict[str, float]]] = []
+
+    def run(values: tuple[float, float]) -> None:
+        config = searcher.suggest(f"ray-{len(runs)}")
+        assert isinstance(config, dict) and config["number"] == len(runs)
+        told = {f"report/{name}": value for name, value in scored(*values).items()}
+        searcher.on_trial_complete(f"ray-{len(runs)}", {"state": names.COMPLETE, "reason": "", **told})
+        runs.append((config["trial"]["seed"], {"lr": config["trial"]["lr"]}, scored(*values)))
+
+    for values in trials:
+        run(values)
+    for n, values in enumerate(again, 1):
+        if searcher.enqueue_replicates(n, 1):
+            run(values)
+    study = invented_table(runs, constraints={"accuracy": {"min": 2}})
+    shown = pareto.summary(study, find_front(study))["front"]
+    assert {row["trial"]: [row["accuracy"], row["faithfulness"]] for row in shown} == {
+        number: values for number, _, values in searcher.front()
+    }
 
 
 def spec_of(constraints: dict[str, dict[str, float]], trials: int) -> StudySpec:
@@ -182,7 +215,7 @@ def test_only_who_can_be_is_on_the_front_and_the_table_says_why(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     study = mixed()
-    front = pareto.find_front(study)
+    front = find_front(study)
     assert front.mask.tolist() == [True, False, False, False, False] and front.knee == 0 and front.volume == 300
     pareto.print_front(study, front)
     printed = capsys.readouterr().out
@@ -190,7 +223,7 @@ def test_only_who_can_be_is_on_the_front_and_the_table_says_why(
     assert pareto.summary(study, front)["not_eligible"][1] == {
         "trial": 2, "reason": "50 % of its maps are undefined (at most 5 %)",
     }  # fmt: skip
-    pareto.print_front(none_eligible(), pareto.find_front(none_eligible()))
+    pareto.print_front(none_eligible(), find_front(none_eligible()))
     assert "front: empty, 3 complete trials are not eligible: trial 0 (accuracy 20 % is below 40)" in (
         capsys.readouterr().out
     )
@@ -201,7 +234,7 @@ def test_only_who_can_be_is_on_the_front_and_the_table_says_why(
 def test_figures_and_files_show_them_as_what_they_are(rows: list, make_study: MakeStudy, tmp_path: Path) -> None:
     ledger = make_study(rows, constraints=CONSTRAINTS)
     study = load_study(ledger)
-    front = pareto.find_front(study)
+    front = find_front(study)
     pareto.write_files(study, load_curves(ledger, study), front, tmp_path)
     table = parquet.read_table(tmp_path / "trials.parquet")
     assert [bool(r) for r in table["not_eligible"].to_pylist()] == [not e for e in front.eligible]
@@ -230,8 +263,8 @@ def page(ledger: Ledger) -> str:
 
 def test_twins_are_of_the_front_and_need_not_be_on_it(capsys: pytest.CaptureFixture[str]) -> None:
     study = mixed()
-    assert twins.find_twins(study, pareto.front_mask(study)) == [twins.Pair(0, 3)]
-    assert plain_networks(study, pareto.find_front(study), [0])[0].row == 3
+    assert twins.find_twins(study, front_mask(study, eligible(study))) == [twins.Pair(0, 3)]
+    assert plain_networks(study, find_front(study), [0])[0].row == 3
     assert twins.report_twins(Ledger("sqlite:///none", "s"), none_eligible(), []) == []
     assert "twins: there is no front: 3 complete trials are not eligible" in capsys.readouterr().out
 
@@ -239,7 +272,7 @@ def test_twins_are_of_the_front_and_need_not_be_on_it(capsys: pytest.CaptureFixt
 def test_replicates_and_hypervolume_leave_them_out() -> None:
     runs = [(seed, params(0.5), scored(60 + seed, 5)) for seed in (0, 1)]
     runs += [(seed, params(0.7), scored(20, 30 + seed)) for seed in (0, 1)]
-    front = pareto.find_front(invented_table(runs, constraints=CONSTRAINTS))
+    front = find_front(invented_table(runs, constraints=CONSTRAINTS))
     assert front.repeated is not None and front.repeated.freedom == 1
     assert front.repeated.seeds.tolist() == [2, 2, 0, 0] and front.repeated.volume[2] == 305
 
@@ -253,8 +286,8 @@ def test_importance_learns_from_who_breaks_a_constraint_but_not_from_undefined_m
         share = {SHARE: 60.0} if i % 10 == 0 else {SHARE: 0.0}
         runs.append((0, params(0.01 * (i % 8), lr=0.01 * i + 0.01), scored(2.0 * i, 40.0 - i, **share)))
     study = invented_table(runs, constraints=CONSTRAINTS)
-    learned = pareto.comparable(study)
-    found = importance.importance(study, learned)
+    learned = comparable(study)
+    found = find_importance(study, learned)
     assert found.trials == 36 and found.outside == 18 and FRONT in found.shares
     assert max(found.shares["accuracy"], key=found.shares["accuracy"].__getitem__) == "lr"
     importance.print_importance(study, found)
@@ -266,7 +299,7 @@ def test_importance_learns_from_who_breaks_a_constraint_but_not_from_undefined_m
 def test_importance_of_a_study_without_anybody_eligible_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     runs = [(0, params(0.1, lr=0.01 * i + 0.01), scored(0.5 * i, 1.0)) for i in range(20)]
     study = invented_table(runs, constraints=CONSTRAINTS)
-    found = importance.importance(study, pareto.comparable(study))
+    found = find_importance(study, comparable(study))
     importance.print_importance(study, found)
     assert FRONT not in found.shares and "front: empty, 20 complete trials are not eligible" in capsys.readouterr().out
 

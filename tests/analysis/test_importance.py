@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from made_studies import MakeStudy, invented_table
 
-from analysis.importance import FRONT, _as_trials, importance, main
+from analysis.importance import main
 from analysis.load import load_study
-from analysis.pareto import eligible
+from analysis.statistics.front import eligible
+from analysis.statistics.importance import FRONT, _as_trials, importance
 from benchmarks.synthetic import write_runs
 from study import names
 from study.ledger import Ledger, default_tracking_uri

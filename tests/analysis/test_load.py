@@ -206,5 +206,5 @@ def test_ten_thousand_invented_runs_in_small(storage: Path, tmp_path: Path) -> N
     write_runs(ledger, 0, 60)
     study = load_study(ledger, tmp_path)
     assert study.counts() == {"complete": 42, "stopped": 12, "failed": 6}
-    assert len(set(study.configurations())) == 30
+    assert len(set(study.configurations)) == 30
     assert len(load_curves(ledger, study, tmp_path)) > 60 * 3 * 9

@@ -1,4 +1,4 @@
-"""The front: definition against brute force, hypervolumes in closed form, and the command on real ledgers."""
+"""Who is on the front of a study, and the command on real ledgers."""
 
 from __future__ import annotations
 
@@ -9,61 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from made_studies import MakeStudy, scored
 from pyarrow import parquet
 
-from analysis.geometry import hypervolume, nondominated
 from analysis.load import load_study
-from analysis.pareto import front_mask, main
+from analysis.pareto import main
+from analysis.statistics.front import eligible, front_mask
 from study import names
 from study.command import EXIT_BAD_INPUT, run_command
-from study.metrics import ACCURACY, ALIGNMENT, FAITHFULNESS, LOSS, PARAMETERS, SCORE
-
-TWO = (ACCURACY, FAITHFULNESS)
-OBJECTIVES = (ACCURACY, LOSS, ALIGNMENT)
-
-
-@given(
-    st.integers(1, 3).flatmap(
-        lambda k: st.lists(st.lists(st.integers(-3, 3), min_size=k, max_size=k), min_size=1, max_size=25)
-    )
-)
-@settings(max_examples=150, deadline=None)
-def test_the_front_is_what_nothing_dominates(points: list[list[int]]) -> None:
-    objectives = OBJECTIVES[: len(points[0])]
-    values = np.array(points, float)
-    better = values * [1 if m.direction == "maximize" else -1 for m in objectives]
-    expected = [
-        not any((other >= own).all() and (other > own).any() for other in better)  # equal points do not dominate
-        for own in better
-    ]
-    assert nondominated(values, objectives).tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("points", "objectives", "volume"),
-    [
-        ([[2, 3]], TWO, 6),
-        ([[1, 3], [2, 2], [3, 1]], TWO, 6),
-        ([[1, 3], [2, 2], [3, 1], [2, 2], [1, 1]], TWO, 6),
-        ([[80, -3], [-1, 5], [0, 9]], TWO, 0),
-        ([[2, 3], [80, -3]], TWO, 6),
-        ([], TWO, 0),
-        ([[4], [7]], (SCORE,), 7),
-        ([[7], [4]], (LOSS,), 6),
-        ([[12]], (LOSS,), 0),
-        ([[50, 9], [25, 5]], (ACCURACY, LOSS), 25 * 5 + 25 * 1),
-        ([[2, 3, 4]], (ACCURACY, FAITHFULNESS, ALIGNMENT), 24),
-        ([[50, 1e8 - 10]], (ACCURACY, PARAMETERS), 500),
-    ],
-)
-def test_hypervolumes_known_in_closed_form(points: list, objectives: tuple, volume: float) -> None:
-    values = np.array(points, float).reshape(-1, len(objectives))
-    assert hypervolume(values, objectives) == pytest.approx(volume)
 
 
 def test_only_complete_trials_with_finite_objectives_are_on_the_front(make_study: MakeStudy) -> None:
@@ -79,7 +33,7 @@ def test_only_complete_trials_with_finite_objectives_are_on_the_front(make_study
         (names.RUNNING, {}, scored(99, 9), []),
     ]
     study = load_study(make_study(rows))
-    assert front_mask(study).tolist() == [True, True] + [False] * 7
+    assert front_mask(study, eligible(study)).tolist() == [True, True] + [False] * 7
     assert study.counts() == {"running": 1, "complete": 5, "stopped": 1, "diverged": 1, "failed": 1}
     assert study.column("reason")[5:8] == ["because"] * 3
 
@@ -91,7 +45,7 @@ def test_a_minimised_objective_is_minimised(make_study: MakeStudy) -> None:
         (names.COMPLETE, {}, {"val/accuracy": 60, "val/loss": 3.0}, []),
     ]
     study = load_study(make_study(rows, objectives={"accuracy": "maximize", "loss": "minimize"}))
-    assert front_mask(study).tolist() == [False, True, True]
+    assert front_mask(study, eligible(study)).tolist() == [False, True, True]
 
 
 def test_one_scalarized_objective_has_its_best_trial_as_front(make_study: MakeStudy) -> None:
@@ -99,7 +53,7 @@ def test_one_scalarized_objective_has_its_best_trial_as_front(make_study: MakeSt
     both = {"accuracy": "maximize", "loss": "minimize"}
     study = load_study(make_study(rows, objectives=both, scalarize={"accuracy": 1.0, "loss": 2.0}))
     assert study.column("score") == [48, 20, 51]
-    assert front_mask(study).tolist() == [False, False, True]
+    assert front_mask(study, eligible(study)).tolist() == [False, False, True]
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from made_studies import MakeStudy, invented_table, scored
 
-from analysis.pareto import find_front, print_front
+from analysis.pareto import print_front
+from analysis.statistics.front import find_front
 from analysis.table import StudyTable, objectives_of, trials_table
 from analysis.twins import compare_pair, find_twins
 from study import names
@@ -65,4 +66,4 @@ def test_a_parameter_that_older_runs_do_not_have_is_at_its_default() -> None:
         [(0, {"lr": 0.1}, scored(1, 1)), (0, {"lr": 0.1, "evaluation.shifts": 1, "crop_mode": "zero"}, scored(2, 2))]
     )
     assert study.column("crop_mode") == ["zero", "zero"] and study.column("evaluation.shifts") == [1, 1]
-    assert len(set(study.configurations())) == 1
+    assert len(set(study.configurations)) == 1

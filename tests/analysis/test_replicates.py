@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from made_studies import MakeStudy, scored
 
+from analysis.export.picks import pick_rows
 from analysis.load import load_study
-from analysis.pareto import find_front, main
-from analysis.replicates import probabilities, single_seed_fronts
+from analysis.pareto import main
+from analysis.statistics.front import find_front
+from analysis.statistics.replicates import probabilities, single_seed_fronts
 from study import names
 from study.ledger import Ledger
 from study.metrics import ACCURACY, FAITHFULNESS
@@ -96,3 +98,26 @@ def test_the_command_says_how_sure_the_front_is(
     last = json.loads(printed.splitlines()[-1])
     assert {"low", "median", "high"} == set(last["single_seed_hypervolume"])
     assert all(row["seeds"] == 2 and 0 <= row["probability"] <= 1 for row in last["front"])
+
+
+def test_a_lucky_seed_is_no_front_of_its_own(
+    make_study: MakeStudy, storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = make_study([])
+    for trial, (lr, seed, *scores) in enumerate([(0.1, 0, 50, 4), (0.1, 1, 70, 8), (0.2, 0, 65, 7), (0.3, 0, 40, 9)]):
+        run = ledger.open_trial(trial, seed, {"lr": lr, "seed": seed}, {})
+        run.sync([{"epoch": 1, **scored(*scores)}])
+        run.finish(names.COMPLETE)
+    study = load_study(ledger)
+    front = find_front(study)
+    assert front.rows == [2, 3] and front.volume == 65 * 7 + 40 * 2
+    assert front.means.tolist() == [[60, 6], [60, 6], [65, 7], [40, 9]]
+    assert front.repeated is not None
+    assert front.repeated.errors[0] == pytest.approx([10, 2])  # deviations 200 ** 0.5 and 8 ** 0.5, over 2 ** 0.5
+    assert front.repeated.errors[2] == pytest.approx([200**0.5, 8**0.5])
+    assert pick_rows(study, "all") == [2, 3] and pick_rows(study, "best:accuracy") == [2]
+    assert main(["demo", "--storage", str(storage), "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert "65 ± 14" in printed and "front (2 of 4 trials)" in printed
+    last = json.loads(printed.splitlines()[-1])
+    assert last["front"][0]["standard_errors"] == pytest.approx({"accuracy": 200**0.5, "faithfulness": 8**0.5})

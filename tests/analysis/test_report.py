@@ -19,12 +19,11 @@ import yaml
 from made_studies import MakeStudy, invented_table, made_per_image, scored
 from PIL import Image
 
+from analysis.figures.svg import Axis, Chart
 from analysis.load import load_curves, load_study
-from analysis.pareto import find_front
 from analysis.report import main
 from analysis.report.facts import environment, specification
 from analysis.report.page import collect, render
-from analysis.report.svg import Axis, Chart
 from analysis.report.trials import (
     SECTIONS,
     masked_images,
@@ -33,8 +32,8 @@ from analysis.report.trials import (
     plain_networks,
     shown_rows,
     train_command,
-    wilson,
 )
+from analysis.statistics.front import find_front
 from benchmarks.synthetic import write_runs
 from study import metrics, names
 from study.command import EXIT_BAD_INPUT, run_command
@@ -322,11 +321,6 @@ def test_no_password_is_shown(make_study: MakeStudy) -> None:
     content = collect(ledger, study, load_curves(ledger, study), None, typed, " --tracking-uri http://a:secret@h")
     text = render(content, [])
     assert "secret" not in text and text.count("https://me:***@host:5000") == 2 and "s3://key:***@there/x" in text
-
-
-def test_wilson_by_hand() -> None:
-    assert wilson(0.5, 100) == pytest.approx((0.40383, 0.59617), abs=1e-5)
-    assert wilson(0.0, 10) == pytest.approx((0.0, 0.27753), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["quick", "laptop", "cifar100", "paper"])

@@ -9,7 +9,8 @@ import pytest
 from made_studies import MakeStudy, invented_table, made_per_image, scored
 
 from analysis.load import load_study
-from analysis.pareto import front_mask, main
+from analysis.pareto import main
+from analysis.statistics.front import eligible, front_mask
 from analysis.twins import Pair, compare_pair, find_twins, label
 from study import metrics, names
 from study.errors import InputError
@@ -37,7 +38,7 @@ def test_a_twin_differs_in_lambda_alone(make_study: MakeStudy) -> None:
         (names.COMPLETE, params(0.4), scored(2, 2), []),
     ]
     study = load_study(make_study(rows))
-    assert find_twins(study, front_mask(study)) == [Pair(0, 3), Pair(5, None)]
+    assert find_twins(study, front_mask(study, eligible(study))) == [Pair(0, 3), Pair(5, None)]
 
 
 def test_what_exists_only_with_lambda_and_what_an_older_version_did_not_know_separate_no_twins() -> None:
@@ -49,7 +50,7 @@ def test_what_exists_only_with_lambda_and_what_an_older_version_did_not_know_sep
         (0, {**params(0.4), **newer, "crop_mode": "reflect"}, scored(60, 8)),
     ]
     study = invented_table(rows)
-    assert find_twins(study, front_mask(study)) == [Pair(1, 0), Pair(2, None)]
+    assert find_twins(study, front_mask(study, eligible(study))) == [Pair(1, 0), Pair(2, None)]
 
 
 def test_the_scores_of_an_image_by_hand(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from benchmarks import search
 from benchmarks.contenders import CONTENDERS, contender
 from benchmarks.record_curves import SCORED, SPEC, points
 from benchmarks.replay import START_EPOCHS, Cluster, Replay
-from benchmarks.search import Progress, interval, ratios, replay_seed, volume
+from benchmarks.search import Progress, interval, ratios, replay_seed
 from benchmarks.surrogate import Surrogate
 from study.spec.space import Point
 from study.spec.study_spec import StudySpec, load_spec
@@ -122,7 +122,6 @@ def test_time_to_a_volume_and_area() -> None:
     assert progress.until(10) == 2 and progress.until(11) == 5 and progress.until(21) == math.inf
     assert progress.area() == pytest.approx((3 * 10 + 5 * 20) / 10)
     assert progress.at(0.1) == 0 and progress.at(0.5) == 20
-    assert volume(np.array([[2.0, 1.0], [1.0, 3.0]])) == 4
     assert Progress.judge(Replay(), lambda p: p, 1.0).area() == 0
 
 

@@ -1,28 +1,30 @@
-"""Figures of the front and of the way to it, as PNG and SVG. Matplotlib without a display."""
+"""The front in the plane of two objectives."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup, escape
 
+from analysis.figures.files import pyplot, save
+from analysis.figures.svg import Axis, Chart, number
 from study import names
 from study.metrics import ACCURACY, FAITHFULNESS, Metric
-from study.storage.atomic import move_into_place
 
 if TYPE_CHECKING:
-    from analysis.anytime import Anytime
-    from analysis.replicates import Replicates
+    from analysis.statistics.front import Front
     from analysis.table import StudyTable
 
 _COLOURS = "viridis"  # rises evenly in lightness: readable in grey and with every kind of colour blindness
 _ZERO = "#d55e00"  # lambda = 0, off the scale; vermilion is apart from viridis for colour-blind readers too
-
-
 _OUTSIDE = "0.55"  # edge of the hollow marks of trials that cannot be on the front
+#: Lightness rises evenly (cividis, made for colour-blind readers); its dark end is lifted to show on a dark page.
+_SCALE = ((40, 88, 148), (78, 100, 118), (124, 123, 120), (176, 158, 102), (253, 222, 62))
 
 
 def axes_of(study: StudyTable) -> tuple[Metric, Metric]:
@@ -32,56 +34,28 @@ def axes_of(study: StudyTable) -> tuple[Metric, Metric]:
     return study.objectives[0], study.objectives[1]
 
 
-def drawable(study: StudyTable) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def drawable(study: StudyTable, front: Front) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """(trials,) True for complete trials that have a place in the figure of the front, eligible or not."""
-    return study.with_state(names.COMPLETE) & np.isfinite(study.values(axes_of(study))).all(axis=1)
+    xy = study.means(front.eligible, axes_of(study))
+    return study.with_state(names.COMPLETE) & np.isfinite(xy).all(axis=1)
 
 
-def pyplot() -> Any:
-    """Matplotlib's, without a display; SVG files have text as text and are the same for the same data."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "study"})
-    from matplotlib import pyplot as plt
-
-    return plt
-
-
-def save(figure: Any, stem: Path) -> list[Path]:
-    """``stem``.png and ``stem``.svg, each put in its place when it is whole; closes the figure."""
-    written = []
-    for kind, metadata in (("png", {}), ("svg", {"Date": None})):
-        file, part = stem.with_suffix(f".{kind}"), stem.with_suffix(f".{kind}.part")
-        figure.savefig(part, format=kind, metadata=metadata)
-        move_into_place(part, file)
-        written.append(file)
-    pyplot().close(figure)
-    return written
-
-
-def draw_front(
-    study: StudyTable,
-    on_front: np.ndarray[Any, np.dtype[np.bool_]],
-    knee: int | None,
-    repeated: Replicates | None,
-    stem: Path,
-) -> list[Path]:
+def draw_front(study: StudyTable, front: Front, stem: Path) -> list[Path]:
     """Write PNG and SVG.
 
-    Front points are large and numbered by trial, dominated ones faint, those that are not eligible hollow and grey. A
-    step line bounds what the front dominates where the two axes are the objectives, and a band what single-seed studies
-    attain.
+    Trials of one configuration stand at the mean over its seeds. Front points are large and numbered by trial, those
+    that are dominated faint, those that are not eligible hollow and grey. A step line bounds what the front dominates
+    where the two axes are the objectives, and a band what single-seed studies attain.
     """
     from matplotlib.colors import LogNorm
 
     plt = pyplot()
 
     x_metric, y_metric = axes_of(study)
-    xy = study.values([x_metric, y_metric])
-    complete = drawable(study)
-    eligible = complete & np.array([not reason for reason in study.why_not()], bool)
-    on_front = on_front & complete
+    xy = study.means(front.eligible, [x_metric, y_metric])
+    complete = drawable(study, front)
+    eligible, on_front = complete & front.eligible, complete & front.mask
+    knee, repeated = front.knee, front.repeated
     weight = np.array([math.nan if w is None else w for w in study.column("reg_weight")], float)
     positive = weight[complete & (weight > 0)]
     low, high = (positive.min(), positive.max()) if len(positive) else (1e-3, 10.0)
@@ -126,8 +100,8 @@ def draw_front(
     if knee is not None and on_front[knee]:
         axes.scatter(*xy[knee], s=260, facecolors="none", edgecolors="black", linewidths=1.4, zorder=4)
     _number(axes, study, xy, on_front, knee)
-    axes.set_xlabel(_label(x_metric))
-    axes.set_ylabel(_label(y_metric))
+    axes.set_xlabel(x_metric.label)
+    axes.set_ylabel(y_metric.label)
     axes.margins(0.1)
     handles = _handles(
         has_zero=bool((complete & (weight == 0)).any()),
@@ -144,68 +118,96 @@ def draw_front(
     return save(figure, stem)
 
 
-def draw_anytime(study: StudyTable, way: Anytime, stem: Path) -> list[Path]:
-    """Hypervolume over trials, over wall-clock hours and over device hours, side by side."""
-    plt = pyplot()
-    figure, all_axes = plt.subplots(1, 3, figsize=(10, 3.4), dpi=150, layout="constrained", sharey=True)
-    (wall, unit), (device, device_unit) = (readable_hours(hours) for hours in (way.wall_hours, way.device_hours))
-    for axes, x, label in zip(
-        all_axes,
-        (way.trials, wall, device),
-        ("trials that ended", f"{unit} since the study began", f"{way.device}-{device_unit} of training and scoring"),
-        strict=True,
-    ):
-        axes.step([0, *x], [0, *way.hypervolume], where="post", color="#0072b2", linewidth=1.8)
-        axes.grid(color="0.92", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.set_xlabel(label)
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
-    all_axes[0].set_ylabel("hypervolume")
-    figure.suptitle(f"Study {study.name}: hypervolume of {' × '.join(m.name for m in study.objectives)}", fontsize=12)
-    return save(figure, stem)
+def front_chart(study: StudyTable, front: Front) -> tuple[Markup, dict[str, Any]]:
+    """The chart, and what the page needs to find the trial under the pointer: pixels by row."""
+    x_metric, y_metric = axes_of(study)
+    xy = study.means(front.eligible, [x_metric, y_metric])
+    shown = drawable(study, front)
+    rows = np.flatnonzero(shown)
+    chart = Chart(
+        Axis.around(x_metric.label, xy[rows, 0]),
+        Axis.around(y_metric.label, xy[rows, 1]),
+        width=760,
+        height=480,
+    )
+    weights = study.numbers("reg_weight")
+    positive = weights[shown & (weights > 0)]
+    low, high = (float(positive.min()), float(positive.max())) if len(positive) else (1e-3, 10.0)
+    on_front = front.mask & shown
+    if set(study.objectives) == {x_metric, y_metric}:
+        columns = [study.objectives.index(m) for m in (x_metric, y_metric)]
+        if front.repeated is not None and front.repeated.bands is not None:
+            surfaces = [staircase(front.repeated.bands[p][:, columns], x_metric, y_metric) for p in (5.0, 95.0)]
+            chart.area([*map(tuple, surfaces[0]), *map(tuple, surfaces[1][::-1])], "band")
+        if on_front.sum() > 1:
+            chart.line([(float(a), float(b)) for a, b in staircase(xy[on_front], x_metric, y_metric)], "edge")
+    trials = study.column("trial")
+    dots: dict[str, list[str]] = defaultdict(list)
+    hollow: list[str] = []
+    outside = shown & ~front.eligible
+    for row in rows[~on_front[rows]]:
+        px, py = chart.at(*xy[row])
+        if outside[row]:
+            diamond, circle = f"M{px} {py - 4}l4 4l-4 4l-4 -4z", f"M{px - 3} {py}a3 3 0 1 0 6 0a3 3 0 1 0 -6 0"
+            hollow.append(diamond if weights[row] == 0 else circle)
+            continue
+        dots["zero" if weights[row] == 0 else shade(weights[row], low, high)].append(f"M{px} {py}h0")
+    for colour, places in dots.items():
+        style = 'class="dot zero"' if colour == "zero" else f'class="dot" stroke="{colour}"'
+        chart.raw(f'<path {style} d="{"".join(places)}"/>')
+    if hollow:
+        chart.raw(f'<path class="outside" d="{"".join(hollow)}"/>')
+    for row in sorted(rows[on_front[rows]], key=lambda r: xy[r, 0]):
+        px, py = chart.at(*xy[row])
+        words = f"trial {trials[row]}: {x_metric.name} {number(xy[row, 0])}, {y_metric.name} {number(xy[row, 1])}"
+        words += f", λ {number(weights[row])}" if math.isfinite(weights[row]) else ""
+        knee = ", the knee" if row == front.knee else ""
+        ring = f'<circle class="knee" cx="{px}" cy="{py}" r="12"/>' if knee else ""
+        if weights[row] == 0:
+            mark = f'<path class="mark zero" d="M{px} {py - 8}l8 8l-8 8l-8 -8z"/>'
+        else:
+            mark = f'<circle class="mark" cx="{px}" cy="{py}" r="7" fill="{shade(weights[row], low, high)}"/>'
+        chart.raw(
+            f'<a href="#trial-{trials[row]}-{study.column("seed")[row]}" data-row="{row}" '
+            f'aria-label="{escape(words + knee)}">{ring}{mark}</a>'
+        )
+    pixels = {int(row): chart.at(*xy[row]) for row in rows}
+    legend = {"low": number(low), "high": number(high)} if len(positive) else {}
+    words = (
+        f"{x_metric.name} against {y_metric.name} of {len(rows)} complete trials, {int(on_front.sum())} on the front"
+    )
+    words += f", {len(hollow)} not eligible" if hollow else ""
+    drawn = chart.render(words, name="front-chart", interactive=True)
+    return drawn, {"places": pixels, "legend": legend, "colours": [shade(10 ** (k - 4.0), 1e-4, 1.0) for k in range(5)]}
 
 
-def _plain_numbers() -> Any:
-    """Of a logarithmic axis: 0.007, not 7 times a power of ten; between powers too where the axis is short."""
-    from matplotlib.ticker import LogFormatter
-
-    class Plain(LogFormatter):
-        def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
-            return f"{x:g}"
-
-    return Plain(minor_thresholds=(1.5, 0.4))
-
-
-def readable_hours(
-    hours: np.ndarray[Any, np.dtype[np.float64]],
-) -> tuple[np.ndarray[Any, np.dtype[np.float64]], str]:
-    """The same in minutes where all of it is under two hours, and the unit."""
-    return (hours, "hours") if hours.max(initial=0.0) >= 2 else (60 * hours, "minutes")
-
-
-def _label(metric: Metric) -> str:
-    better = "higher" if metric.direction == "maximize" else "lower"
-    return f"{metric.name} ({metric.unit}, {better} is better)"
-
-
-def _step_line(axes: Any, xy: np.ndarray[Any, np.dtype[np.float64]], x_metric: Metric, y_metric: Metric) -> None:
-    """The border of the dominated region."""
-    if len(xy) > 1:
-        axes.plot(*staircase(xy, x_metric, y_metric).T, color="0.35", linewidth=1.3, zorder=2)
+def shade(weight: float, low: float, high: float) -> str:
+    """Colour of a lambda > 0 on a logarithmic scale."""
+    if not weight > 0:
+        return "none"
+    place = 0.5 if low >= high else math.log(weight / low) / math.log(high / low)
+    at = min(max(place, 0.0), 1.0) * (len(_SCALE) - 1)
+    i = min(int(at), len(_SCALE) - 2)
+    mixed = [round(a + (b - a) * (at - i)) for a, b in zip(_SCALE[i], _SCALE[i + 1], strict=True)]
+    return "#" + "".join(f"{c:02x}" for c in mixed)
 
 
 def staircase(
     xy: np.ndarray[Any, np.dtype[np.float64]], x_metric: Metric, y_metric: Metric
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """(corners, 2) along non-dominated points, each step towards what both its ends dominate."""
-    sign = 1 if x_metric.direction == "maximize" else -1
-    worse = np.minimum if y_metric.direction == "maximize" else np.maximum
-    points = xy[np.argsort(sign * xy[:, 0], kind="stable")]
+    worse = np.minimum if y_metric.sign > 0 else np.maximum
+    points = xy[np.argsort(x_metric.sign * xy[:, 0], kind="stable")]
     corners = [points[0]]
     for before, after in itertools.pairwise(points):
         corners += [np.array([before[0], worse(before[1], after[1])]), after]
     return np.array(corners)
+
+
+def _step_line(axes: Any, xy: np.ndarray[Any, np.dtype[np.float64]], x_metric: Metric, y_metric: Metric) -> None:
+    """The border of the dominated region."""
+    if len(xy) > 1:
+        axes.plot(*staircase(xy, x_metric, y_metric).T, color="0.35", linewidth=1.3, zorder=2)
 
 
 def _band(
@@ -285,3 +287,14 @@ def _caption(study: StudyTable, complete: np.ndarray[Any, np.dtype[np.bool_]]) -
     elif len(study.objectives) == 1:
         text += f" The objective is {study.objectives[0].name} alone."
     return text
+
+
+def _plain_numbers() -> Any:
+    """Of a logarithmic axis: 0.007, not 7 times a power of ten; between powers too where the axis is short."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
+            return f"{x:g}"
+
+    return Plain(minor_thresholds=(1.5, 0.4))

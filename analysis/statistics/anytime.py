@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.geometry import Bools, Floats, hypervolume, signs
 from study import metrics
+from study.search.front import Bools, Floats, hypervolume, nondominated, reference, signs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,21 +54,29 @@ def device_hours(study: StudyTable, curves: pa.Table) -> tuple[Floats, str]:
 
 
 def anytime(study: StudyTable, curves: pa.Table, eligible: Bools) -> Anytime:
-    """``eligible`` (trials,): those that may be on the front; all that ended count as spent."""
+    """``eligible`` (trials,): those that may be on the front; all that ended count as spent.
+
+    The hypervolume is that of the means over seeds, so it may fall when a configuration is repeated.
+    """
     ended = study.trials["ended"].cast("int64").to_numpy(zero_copy_only=False).astype(float)
     order = np.argsort(ended, kind="stable")[: int(np.isfinite(ended).sum())]
     hours, device = device_hours(study, curves)
     started = study.trials["started"].cast("int64").to_numpy()
     begin = started.min() if len(started) else 0
-    volumes, values = [], study.values()
-    front = np.empty((0, len(study.objectives)))
-    volume, towards = 0.0, signs(study.objectives)
+    better, worthless = study.values() * signs(study.objectives), reference(study.objectives)
+    groups = study.replicates(eligible)
+    group_of = {row: i for i, rows in enumerate(groups) for row in rows}
+    means, n_seeds = np.full((len(groups), len(study.objectives)), np.nan), np.zeros(len(groups))
+    front, volume, volumes = np.empty(0, int), 0.0, []
     for row in order:
-        if eligible[row]:
-            gain = (front - values[row]) * towards
-            if not (gain >= 0).all(axis=1).any():  # nobody is at least as good everywhere
-                front = np.vstack([front[~(gain <= 0).all(axis=1)], values[row]])
-                volume = hypervolume(front, study.objectives)
+        if row in group_of:
+            i = group_of[row]
+            n_seeds[i] += 1
+            means[i] = better[row] if n_seeds[i] == 1 else means[i] + (better[row] - means[i]) / n_seeds[i]
+            # A mean on the front that moves may uncover what it dominated.
+            candidates = np.arange(len(groups)) if i in front else np.append(front, i)
+            front = candidates[nondominated(means[candidates])]
+            volume = hypervolume(means[front], worthless)
         volumes.append(volume)
     return Anytime(
         np.arange(1, len(order) + 1),

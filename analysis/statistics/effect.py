@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.geometry import Bools, Floats
 from study.config import WITH_LAMBDA
 from study.metrics import Metric
+from study.search.front import Bools, Floats
 
 if TYPE_CHECKING:
     from analysis.table import StudyTable
@@ -56,7 +56,6 @@ class Effect:
         name = self.metric.name
         if not self.levels:
             return f"{name}: cannot tell whether λ helps: {self.why_not}"
-        sign = 1 if self.metric.direction == "maximize" else -1
         parts = []
         for word, sure in (
             ("raises", [e for e in self.levels if e.interval[0] > 0]),
@@ -64,7 +63,7 @@ class Effect:
         ):
             if sure:
                 most = max(sure, key=lambda e: abs(e.estimate))
-                good = "better" if (word == "raises") == (sign > 0) else "worse"
+                good = "better" if (word == "raises") == (self.metric.sign > 0) else "worse"
                 low, high = sorted(most.interval)
                 unit = self.metric.difference_unit
                 parts.append(
@@ -146,15 +145,8 @@ def _without(effect: Effect, why: str) -> Effect:
 
 def _configuration_means(study: StudyTable, eligible: Bools, column: int) -> tuple[np.ndarray[Any, Any], Floats]:
     """First rows of the configurations, and the mean of the objective over their seeds: seeds are no configurations."""
-    groups: dict[str, list[int]] = {}
-    configurations = study.configurations()
-    for row in np.flatnonzero(eligible):
-        groups.setdefault(configurations[row], []).append(int(row))
-    values = study.values()[:, column]
-    return (
-        np.array([rows[0] for rows in groups.values()], int),
-        np.array([values[rows].mean() for rows in groups.values()], float),
-    )
+    firsts = np.array([rows[0] for rows in study.replicates(eligible)], int)
+    return firsts, study.means(eligible)[firsts, column]
 
 
 def _level_bounds(weights: Floats) -> list[tuple[float, float]]:

@@ -102,12 +102,6 @@ class Chart:
         if x0 == x1:  # an upright interval has caps
             self.parts.append(f'<path class="{style}" d="M{_n(x0 - 4)} {_n(y0)}h8M{_n(x1 - 4)} {_n(y1)}h8"/>')
 
-    def text(self, x: float, y: float, words: str, style: str = "note", anchor: str = "start") -> None:
-        """At pixels."""
-        self.parts.append(
-            f'<text class="{style}" x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}">{escape(words)}</text>'
-        )
-
     def render(self, label: str, *, name: str = "", interactive: bool = False) -> Markup:
         """The whole ``svg`` element; ``label`` says in words what it shows."""
         frame = []

@@ -1,0 +1,1 @@
+"""Every chart, as PNG and SVG files and for the report's page."""
