@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from study.config import PARAMETERS, Parameter
@@ -116,7 +117,7 @@ def _meaning(parameter: Parameter) -> str:
     return parameter.help + ("; only where λ > 0" if parameter.with_lambda else "")
 
 
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ("---",) * len(heads), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 

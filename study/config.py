@@ -7,7 +7,6 @@ the one declaration of its parameter: its check, its option of ``study.train`` a
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
@@ -73,7 +72,7 @@ def _integer(name: str, value: object, low: int, high: int) -> None:
 class Parameter:
     """One parameter of a training: what it means and the values it takes.
 
-    It stands in the annotation of its field, which says the rest: name, type and default (:func:`declared` adds them).
+    It stands in the annotation of its field, which says the rest: name, type and default (:func:`_declared` adds them).
     """
 
     help: str
@@ -96,8 +95,7 @@ class Parameter:
         return self.name.rpartition(".")[2]
 
 
-@functools.cache
-def declared(owner: type, prefix: str = "") -> tuple[Parameter, ...]:
+def _declared(owner: type, prefix: str) -> tuple[Parameter, ...]:
     """The parameters among a dataclass's fields, in their order; ``prefix`` begins their names."""
     found = []
     hints = typing.get_type_hints(owner, include_extras=True)
@@ -121,9 +119,9 @@ def declared(owner: type, prefix: str = "") -> tuple[Parameter, ...]:
     return tuple(found)
 
 
-def _check(config: Any, prefix: str = "") -> None:
+def _check(config: object) -> None:
     """Raises :class:`InputError` for the first value that its declaration does not allow. Lists become tuples."""
-    for parameter in declared(type(config), prefix):
+    for parameter in _DECLARED[type(config)]:
         value = getattr(config, parameter.field)
         if parameter.is_list:
             if not isinstance(value, (list, tuple)):
@@ -169,7 +167,7 @@ class DataConfig:
     validation_images: Annotated[int | None, Parameter("use only so many validation images (none: all)", low=1)] = None
 
     def __post_init__(self) -> None:
-        _check(self, "data.")
+        _check(self)
 
 
 @dataclass(frozen=True)
@@ -207,7 +205,7 @@ class EvaluationConfig:
     random_seed: Annotated[int, Parameter("of what is random in scoring", high=_MAX_SEED, option="evaluation-seed")] = 0
 
     def __post_init__(self) -> None:
-        _check(self, "evaluation.")
+        _check(self)
         if not self.methods:
             raise InputError("evaluation.methods: at least one saliency method is needed")
         if len(set(self.methods)) != len(self.methods):
@@ -310,12 +308,13 @@ class TrialConfig:
         return cls(**values)
 
 
-#: Every parameter by its dotted name, in the order of declaration.
-PARAMETERS: dict[str, Parameter] = {
-    parameter.name: parameter
-    for owner, prefix in ((TrialConfig, ""), (DataConfig, "data."), (EvaluationConfig, "evaluation."))
-    for parameter in declared(owner, prefix)
+_DECLARED: dict[type, tuple[Parameter, ...]] = {
+    TrialConfig: _declared(TrialConfig, ""),
+    DataConfig: _declared(DataConfig, "data."),
+    EvaluationConfig: _declared(EvaluationConfig, "evaluation."),
 }
+#: Every parameter by its dotted name, in the order of declaration.
+PARAMETERS: dict[str, Parameter] = {p.name: p for parameters in _DECLARED.values() for p in parameters}
 #: Parameters that mean something only with lambda above 0.
 WITH_LAMBDA: tuple[str, ...] = tuple(name for name, parameter in PARAMETERS.items() if parameter.with_lambda)
 #: Parameters that have a default, by dotted name. A training recorded before a parameter existed ran with the default.
