@@ -1,6 +1,6 @@
 # `make help` lists the targets. Each installs what it needs into .venv first.
 .DEFAULT_GOAL := help
-.PHONY: help study test soak check ui clean audit
+.PHONY: help study test soak check docs ui clean audit
 SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 RUN := .venv/bin/python -m
@@ -33,6 +33,9 @@ check: $(STAMP)  ## check lint, format and types
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+
+docs: $(STAMP)  ## docs/commands.md and docs/parameters.md, from the parsers and the declarations
+	@$(RUN) docs.reference
 
 audit: $(STAMP)  ## look up known vulnerabilities of the pinned packages; passes, and says so, without a network
 	@found=$$(timeout 300 .venv/bin/pip-audit -r constraints.txt --no-deps --disable-pip --progress-spinner off 2>&1); \

@@ -3,125 +3,86 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from study.command import Parser, refuse_empty, run_command
-from study.config import (
-    AMP_MODES,
-    CROP_MODES,
-    ENGINES,
-    INITIALIZATIONS,
-    LABELS,
-    NETWORKS,
-    REG_ERRORS,
-    REG_GRADIENT,
-    REG_GRADIENTS,
-    SCHEDULES,
-    DataConfig,
-    EvaluationConfig,
-    TrialConfig,
-)
+from study.config import PARAMETERS, Parameter, TrialConfig
 from study.errors import InputError
-from study.metrics import METHODS, PROTOCOLS
 
 RESULT_FILE = "result.json"
+#: What is trained where the command line does not say, for parameters without a default.
+_CHOSEN = {"network": "tiny", "epochs": 8, "lr": 0.1}
 
 
 def parser() -> argparse.ArgumentParser:
-    defaults = {f.name: f.default for f in dataclasses.fields(TrialConfig)}
+    """One option per parameter of a training, by its declaration in :mod:`study.config`."""
     parse = Parser(
         prog="python -m study.train",
         description="Train one network with L = L_C + lambda L_R and score it; the same command continues.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parse.add_argument
-    add("--network", default="tiny", help=f"one of {', '.join(NETWORKS)}")
-    add("--reg-weight", type=float, default=0.0, help="lambda, the weight of the regularizer; 0 is plain training")
-    add("--reg-error", default="cosine", help=f"error function: {', '.join(REG_ERRORS)}")
-    add(
-        "--reg-gradient",
-        default=REG_GRADIENT,
-        help=f"input gradient that is regularized, by what batch-norm is in it: {', '.join(REG_GRADIENTS)}",
-    )
-    add(
-        "--reg-interval", type=int, default=1, help="regularize every so many steps, with lambda as many times as large"
-    )
-    add("--reg-warmup-epochs", type=float, default=0.0, help="epochs over which lambda rises linearly to its value")
-    add("--epochs", type=int, default=8, help="passes over the training images")
-    add("--lr", type=float, default=0.1, help="peak learning rate (SGD with Nesterov momentum)")
-    add("--batch-size", type=int, default=defaults["batch_size"], help="images per step")
-    add("--accumulate", type=int, default=1, help="parts in which a step's images are worked on, to save memory")
-    add("--weight-decay", type=float, default=defaults["weight_decay"], help="L2 penalty")
-    add("--norm-lr-multiple", type=float, default=1.0, help="rate of batch-norm's scale and shift, as a multiple")
-    add("--initialization", default="default", help=f"of convolutions: {', '.join(INITIALIZATIONS)} (the identity)")
-    add("--label-smoothing", type=float, default=0.0, help="smoothing of the targets in L_C")
-    add("--schedule", default="cosine", help=f"learning rate after warm-up: {', '.join(SCHEDULES)}")
-    add("--warmup-epochs", type=float, default=defaults["warmup_epochs"], help="epochs of linear warm-up")
-    add("--crop-padding", type=int, default=defaults["crop_padding"], help="augmentation: pixels around a random crop")
-    add("--crop-mode", default="zero", help=f"what lies in the padding: {', '.join(CROP_MODES)}")
-    add("--rotation", type=float, default=0.0, help="augmentation: rotation up to so many degrees")
-    add("--amp", default="auto", help=f"mixed precision: {', '.join(AMP_MODES)} (auto: bf16 on a GPU, else none)")
-    add("--engine", default="auto", help=f"how kernels reach the device: {', '.join(ENGINES)} (auto: graph on a GPU)")
-    add("--seed", type=int, default=0, help="of the initial weights, the order and the augmentation")
-    add("--data", default="shapes", help="shapes (embedded), cifar100 (download), or a folder of Parquet/archive files")
-    add("--labels", default="fine", help=f"{' or '.join(LABELS)} (coarse: CIFAR-100's 20 superclasses)")
-    add("--train-images", type=int, default=None, help="use only so many training images")
-    add("--validation-images", type=int, default=None, help="use only so many validation images")
-    add("--evaluation-images", type=int, default=500, help="validation images on which faithfulness is measured")
-    add(
-        "--masking-images",
-        type=int,
-        default=None,
-        help="of these, images on which scores that mask images are measured",
-    )
-    add("--methods", default="grad_cam,grad_cam_plus_plus", help=f"saliency methods: {', '.join(METHODS)}")
-    add("--protocol", default="paper", help=f"faithfulness protocol: {', '.join(PROTOCOLS)}")
+    for parameter in PARAMETERS.values():
+        default = _default(parameter)
+        words = parameter.help + (f": {', '.join(parameter.choices)}" if parameter.choices else "")
+        if parameter.kind is bool:
+            add(f"--{parameter.option}", action=argparse.BooleanOptionalAction, default=default, help=words)
+        else:
+            metavar = "LIST" if parameter.is_list else {int: "N", float: "X"}.get(parameter.kind)
+            add(f"--{parameter.option}", type=_reader(parameter), default=_text(default), metavar=metavar, help=words)
     add("--out", default="results/train", help="folder of the checkpoint, the network and its scores")
     return parse
 
 
+def _default(parameter: Parameter) -> Any:
+    return _CHOSEN.get(parameter.name, parameter.new_default)
+
+
+def _text(value: Any) -> str:
+    """A value as an option takes it: lists with commas, ``none`` for None and for an empty list."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _reader(parameter: Parameter) -> Callable[[str], Any]:
+    """The way back from :func:`_text`."""
+
+    def read(text: str) -> Any:
+        if text == "none" and (parameter.optional or parameter.is_list):
+            return () if parameter.is_list else None
+        return tuple(map(parameter.kind, text.split(","))) if parameter.is_list else parameter.kind(text)
+
+    read.__name__ = parameter.kind.__name__  # argparse: "invalid float value"
+    return read
+
+
 def config_from(args: argparse.Namespace) -> TrialConfig:
     """Raises :class:`InputError` for a value that cannot be trained."""
-    return TrialConfig(
-        network=args.network,
-        epochs=args.epochs,
-        lr=args.lr,
-        reg_weight=args.reg_weight,
-        reg_error=args.reg_error,
-        reg_gradient=args.reg_gradient,
-        reg_interval=args.reg_interval,
-        reg_warmup_epochs=args.reg_warmup_epochs,
-        batch_size=args.batch_size,
-        accumulate=args.accumulate,
-        weight_decay=args.weight_decay,
-        norm_lr_multiple=args.norm_lr_multiple,
-        initialization=args.initialization,
-        label_smoothing=args.label_smoothing,
-        schedule=args.schedule,
-        warmup_epochs=args.warmup_epochs,
-        crop_padding=args.crop_padding,
-        crop_mode=args.crop_mode,
-        rotation=args.rotation,
-        amp=args.amp,
-        engine=args.engine,
-        seed=args.seed,
-        data=DataConfig(
-            source=args.data,
-            labels=args.labels,
-            train_images=args.train_images,
-            validation_images=args.validation_images,
-        ),
-        evaluation=EvaluationConfig(
-            methods=tuple(args.methods.split(",")),
-            protocol=args.protocol,
-            images=args.evaluation_images,
-            masking_images=args.masking_images,
-        ),
-    )
+    values: dict[str, dict[str, Any]] = {"": {}, "data": {}, "evaluation": {}}
+    for name, parameter in PARAMETERS.items():
+        values[name.rpartition(".")[0]][parameter.field] = getattr(args, parameter.option.replace("-", "_"))
+    return TrialConfig.from_dict({**values.pop(""), **values})
+
+
+def command_line(values: Mapping[str, Any]) -> str:
+    """The command that trains with these values, by dotted name; it names those that are not its defaults."""
+    words = ["python", "-m", "study.train"]
+    for name, parameter in PARAMETERS.items():
+        default = _text(_default(parameter))
+        text = _text(values[name]) if name in values else default
+        if text == default:
+            continue
+        if parameter.kind is bool:
+            words.append(f"--{'' if values[name] else 'no-'}{parameter.option}")
+        else:
+            words += [f"--{parameter.option}", text]
+    return shlex.join(words)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,53 +1,42 @@
-"""README against the program: every option, make target and specification that it shows is what there is."""
+"""Documents against the program: every option, make target and specification that they show is what there is."""
 
 from __future__ import annotations
 
-import importlib
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from docs.reference import COMMANDS, PAGES, parser
 from study.metrics import CANDIDATES, FAITHFULNESS_IS
 from study.spec.study_spec import StudySpec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = (
-    "study.run",
-    "study.train",
-    "study.evaluate",
-    "study.rescore",
-    "study.status",
-    "study.ui",
-    "analysis.load",
-    "analysis.pareto",
-    "analysis.importance",
-    "analysis.report",
-    "analysis.twins",
-    "analysis.export",
-    "analysis.verify",
-)
-#: Explained once, in the row of study.run, and left out where a row has them only because every analysis does.
-SHARED = {"--storage", "--tracking-uri", "--json", "--out"}
-
-
-def row(command: str) -> str:
-    (line,) = [line for line in README.splitlines() if line.startswith(f"| `python -m {command}")]
-    return line
 
 
 def options(command: str) -> set[str]:
-    parse = importlib.import_module(command).parser()
-    return {name for action in parse._actions for name in action.option_strings if name.startswith("--")} - {"--help"}
+    return {name for action in parser(command)._actions for name in action.option_strings}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_table_of_commands_names_what_help_names(command: str) -> None:
-    named = set(re.findall(r"--[a-z-]+", row(command)))
-    assert named <= options(command), "README promises an option that is not there"
-    assert options(command) - SHARED <= named, "README is silent about an option"
+@pytest.mark.parametrize("page", PAGES)
+def test_a_generated_page_is_what_the_program_declares(page: str) -> None:
+    assert PAGES[page]() == (ROOT / "docs" / page).read_text(), "`make docs` writes it anew"
+
+
+def test_the_pages_depend_on_no_terminal_and_no_environment() -> None:
+    code = "from docs.reference import PAGES; print(*(page() for page in PAGES.values()), sep='', end='')"
+    narrow = {**os.environ, "COLUMNS": "40", "STUDY_STORAGE": "elsewhere", "PYTHONPATH": str(ROOT)}
+    printed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=narrow, capture_output=True, check=True).stdout
+    assert printed.decode() == "".join((ROOT / "docs" / page).read_text() for page in PAGES)
+
+
+def test_the_table_of_the_readme_names_every_command() -> None:
+    assert re.findall(r"^\| `python -m ((?:study|analysis)\.\w+)", README, re.MULTILINE) == list(COMMANDS)
 
 
 def test_every_command_of_the_readme_takes_its_options() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from study import metrics
-from study.config import DEFAULTS
+from study.config import DEFAULTS, PARAMETERS, WITH_LAMBDA
 from study.errors import InputError
 from study.metrics import ACCURACY, FAITHFULNESS, METHODS, PARTS, Metric
 
@@ -23,21 +22,6 @@ if TYPE_CHECKING:
     from study.ledger import Ledger
 
 SECTIONS = 24  # front trials with a section of their own, maps and tables
-#: study.train's options by param.
-_OPTIONS = {
-    "network": "--network", "epochs": "--epochs", "lr": "--lr", "reg_weight": "--reg-weight",
-    "reg_error": "--reg-error", "reg_interval": "--reg-interval",
-    "reg_gradient": "--reg-gradient", "reg_warmup_epochs": "--reg-warmup-epochs", "batch_size": "--batch-size",
-    "accumulate": "--accumulate", "weight_decay": "--weight-decay",
-    "norm_lr_multiple": "--norm-lr-multiple", "initialization": "--initialization",
-    "label_smoothing": "--label-smoothing", "schedule": "--schedule", "warmup_epochs": "--warmup-epochs",
-    "crop_padding": "--crop-padding",
-    "crop_mode": "--crop-mode", "rotation": "--rotation", "amp": "--amp",
-    "engine": "--engine", "seed": "--seed", "data.source": "--data", "data.labels": "--labels",
-    "data.train_images": "--train-images", "data.validation_images": "--validation-images",
-    "evaluation.images": "--evaluation-images", "evaluation.masking_images": "--masking-images",
-    "evaluation.protocol": "--protocol", "evaluation.methods": "--methods",
-}  # fmt: skip
 #: Candidates for faithfulness that a single method has.
 _OF_METHODS = tuple(m for m in metrics.CANDIDATES if m.name in metrics.METHOD_SCORES)
 _RESULTLESS = ("rungs", "evaluation.batch_size")  # change when and how is scored, not the network
@@ -151,7 +135,6 @@ def sections(ledger: Ledger, study: StudyTable, front: Front, rows: Sequence[int
             columns = per_image(ledger, study, row)
         except InputError as error:
             why = str(error)
-        command, left_out = train_command(study, row)
         intervals = score_intervals(study, columns, row)
         made.append(
             {
@@ -172,8 +155,7 @@ def sections(ledger: Ledger, study: StudyTable, front: Front, rows: Sequence[int
                 "protocol": shown(study.column("protocol")[row]),
                 "temperature": shown(study.column(metrics.TEMPERATURE)[row]),
                 "why_not": why,
-                "command": command,
-                "left_out": left_out,
+                "command": train_command(study, row),
             }
         )
     return made
@@ -198,45 +180,19 @@ def shown(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def train_command(study: StudyTable, row: int) -> tuple[str, list[str]]:
-    """``study.train`` for one trial, and the settings that its command line cannot say."""
-    from study.train import config_from, parser
+def train_command(study: StudyTable, row: int) -> str:
+    """``study.train`` for one trial, its scores at rungs left out."""
+    from study.train import command_line
 
-    parse = parser()
-    # An older study does not name its gradient, and the command's default is another one.
-    held = {"reg_gradient": DEFAULTS["reg_gradient"]}
-    held |= {name: study.column(name)[row] for name in (*study.params, "seed")}
-    if held.get("reg_weight") == 0:
-        del held["reg_gradient"]
-    words: list[str] = []
-    for name, option in _OPTIONS.items():
-        value = held.get(name)
-        if name == "evaluation.methods" and isinstance(value, str):
-            value = ",".join(json.loads(value))
-        if value is not None and str(value) != str(parse.get_default(option[2:].replace("-", "_"))):
-            words += [option, str(value)]
-    try:
-        says = _flat(config_from(parse.parse_args(words)).to_dict())
-    except (InputError, SystemExit):  # of another version
-        return shlex.join(["python", "-m", "study.train", *words]), []
-    left_out = [
-        f"{name} {shown(value)}"
-        for name, value in held.items()
-        if name in says and name not in _RESULTLESS and _text(says[name]) != _text(value)
-    ]
-    return shlex.join(["python", "-m", "study.train", *words]), left_out
-
-
-def _text(value: Any) -> str:
-    """Lists are JSON in the table."""
-    return json.dumps(value) if isinstance(value, list) else str(value)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
+    recorded = {**DEFAULTS, **{name: study.column(name)[row] for name in (*study.params, "seed")}}
+    left_out = {*_RESULTLESS, *(WITH_LAMBDA if recorded["reg_weight"] == 0 else ())}
+    values = {}
+    for name, parameter in PARAMETERS.items():
+        value = recorded.get(name)
+        if name not in left_out and (value is not None or parameter.optional):
+            # Lists are JSON in the table.
+            values[name] = json.loads(value) if parameter.is_list and isinstance(value, str) else value
+    return command_line(values)
 
 
 def _probability(front: Front, row: int) -> str:
