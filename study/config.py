@@ -49,20 +49,20 @@ LABELS: tuple[str, ...] = ("fine", "coarse")
 
 def _one_of(name: str, value: object, allowed: Collection[str]) -> None:
     if value not in allowed:
-        raise InputError(f"{name}: unknown value {value!r}; choose one of {', '.join(allowed)}")
+        raise InputError(f"unknown value {value!r}; choose one of {', '.join(allowed)}", key=name)
 
 
 def _number(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"{name}: {value!r} is not a finite number")
+        raise InputError(f"{value!r} is not a finite number", key=name)
     if value > high or value < low or (open_low and value == low):
         bracket = "(" if open_low else "["
-        raise InputError(f"{name}: {value} is out of range; it must be in {bracket}{low:g}, {high:g}]")
+        raise InputError(f"{value} is out of range; it must be in {bracket}{low:g}, {high:g}]", key=name)
 
 
 def _integer(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{name}: {value!r} is not an integer")
+        raise InputError(f"{value!r} is not an integer", key=name)
     _number(name, value, low, high)
 
 
@@ -84,7 +84,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not self.source:
-            raise InputError(f"data.source: {self.source!r} is not a name or a folder")
+            raise InputError(f"{self.source!r} is not a name or a folder", key="data.source")
         _one_of("data.labels", self.labels, LABELS)
         _number("data.validation_fraction", self.validation_fraction, 0, 0.5, open_low=True)
         _integer("data.split_seed", self.split_seed, 0, 2**31 - 1)
@@ -115,14 +115,14 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.methods, (list, tuple)):
-            raise InputError(f"evaluation.methods: {self.methods!r} is not a list, such as [grad_cam]")
+            raise InputError(f"{self.methods!r} is not a list, such as [grad_cam]", key="evaluation.methods")
         object.__setattr__(self, "methods", tuple(self.methods))
         if not self.methods:
-            raise InputError("evaluation.methods: at least one saliency method is needed")
+            raise InputError("at least one saliency method is needed", key="evaluation.methods")
         for method in self.methods:
             _one_of("evaluation.methods", method, tuple(METHODS))
         if len(set(self.methods)) != len(self.methods):
-            raise InputError(f"evaluation.methods: {', '.join(self.methods)} names a method twice")
+            raise InputError(f"{', '.join(self.methods)} names a method twice", key="evaluation.methods")
         _one_of("evaluation.protocol", self.protocol, PROTOCOLS)
         for name in ("images", "masking_images"):
             if getattr(self, name) is not None:
@@ -200,7 +200,7 @@ class TrialConfig:
         _number("label_smoothing", self.label_smoothing, 0, 0.99)
         _one_of("schedule", self.schedule, SCHEDULES)
         if not isinstance(self.milestones, (list, tuple)):
-            raise InputError(f"milestones: {self.milestones!r} is not a list, such as [0.3, 0.6, 0.8]")
+            raise InputError(f"{self.milestones!r} is not a list, such as [0.3, 0.6, 0.8]", key="milestones")
         object.__setattr__(self, "milestones", tuple(self.milestones))
         for milestone in self.milestones:
             _number("milestones", milestone, 0, 1)
@@ -210,7 +210,7 @@ class TrialConfig:
             _number("clip_norm", self.clip_norm, 0, 1e9, open_low=True)
         _integer("crop_padding", self.crop_padding, 0, 16)
         if not isinstance(self.flip, bool):
-            raise InputError(f"flip: {self.flip!r} is neither true nor false")
+            raise InputError(f"{self.flip!r} is neither true nor false", key="flip")
         _number("rotation", self.rotation, 0, 180)
         _one_of("amp", self.amp, AMP_MODES)
         _one_of("engine", self.engine, ENGINES)
@@ -234,7 +234,7 @@ class TrialConfig:
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise InputError(f"{unknown[0]}: unknown training parameter; known are {', '.join(sorted(known))}")
+            raise InputError(f"unknown training parameter; known are {', '.join(sorted(known))}", key=unknown[0])
         values = dict(values)
         for name, kind in (("data", DataConfig), ("evaluation", EvaluationConfig)):
             if isinstance(values.get(name), dict):

@@ -25,7 +25,7 @@ from study.config import (
     EvaluationConfig,
     TrialConfig,
 )
-from study.errors import InputError
+from study.errors import StudyError
 from study.metrics import METHODS, PROTOCOLS
 
 RESULT_FILE = "result.json"
@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     + f"  accuracy {report[metrics.ACCURACY.ledger_name]:.1f} %  {report[metrics.EPOCH_SECONDS]:.1f} s"
                 )
     if trial.reason:
-        raise InputError(f"training ended: {trial.reason}; try a smaller --lr or --reg-weight")
+        raise StudyError(f"training ended: {trial.reason}; try a smaller --lr or --reg-weight")
     trial.export(out)
     scores = trial.history[-1]
     result = {"config": config.to_dict(), "scores": scores, "protocol": trial.card()["protocol"]}

@@ -53,7 +53,7 @@ class Content:
 def collect(
     ledger: Ledger, study: StudyTable, curves: pa.Table, source: str | None, typed: str, options: str
 ) -> Content:
-    """Raises :class:`InputError` as the ledger does; networks that cannot be had are said to be missing."""
+    """Raises :class:`StudyError` as the ledger does; networks that cannot be had are said to be missing."""
     from study.ledger.tracking import masked, shown
 
     front = find_front(study)

@@ -13,7 +13,7 @@ import numpy as np
 
 from study import metrics
 from study.config import DEFAULTS
-from study.errors import InputError
+from study.errors import ArtifactError, InputError
 from study.metrics import ACCURACY, FAITHFULNESS, METHODS, PARTS, Metric
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def sections(ledger: Ledger, study: StudyTable, front: Front, rows: Sequence[int
             from analysis.twins import per_image
 
             columns = per_image(ledger, study, row)
-        except InputError as error:
+        except ArtifactError as error:
             why = str(error)
         command, left_out = train_command(study, row)
         intervals = score_intervals(study, columns, row)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from study.data.arrays import Arrays
-from study.errors import InputError
+from study.errors import StorageError
 from study.storage.atomic import write_atomically
 
 FORMAT = 1  # raise it when the files below change
@@ -33,7 +33,7 @@ def cached(folder: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
     """The arrays stored under ``key``, memory-mapped; made and stored first where they are not there whole.
 
     Two processes that make the same thing at once both succeed; the first to rename wins. Raises
-    :class:`InputError` where the cache cannot be written.
+    :class:`StorageError` where the cache cannot be written.
     """
     entry = folder / f"v{FORMAT}" / key
     found = _open(entry)
@@ -50,7 +50,7 @@ def cached(folder: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
         finally:
             shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
-        raise InputError(
+        raise StorageError(
             f"cache {folder}: cannot be written ({error.strerror or error}); set STUDY_CACHE to a folder with room"
         ) from None
     stored = _open(entry)
@@ -110,7 +110,7 @@ def hash_files(folder: Path, files: Sequence[Path]) -> str:
         with file.open("rb") as stream:
             digest.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
     # Only a memo: a cache that cannot be written is complained about where it matters.
-    with contextlib.suppress(OSError, InputError):
+    with contextlib.suppress(OSError, StorageError):
         memo.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(memo, digest.hexdigest().encode())
     return digest.hexdigest()

@@ -18,7 +18,7 @@ from study.config import DataConfig, TrialConfig
 from study.data import archive, download, parquet, shapes
 from study.data.arrays import Arrays
 from study.data.cache import cached, default_folder, hash_files
-from study.errors import InputError
+from study.errors import ArtifactError, InputError, StorageError
 from study.names import MODEL_CONFIG_FILE
 
 #: Mean and standard deviation of the training pixels in [0, 1], per channel.
@@ -59,7 +59,9 @@ class _Source:
         try:
             return hash_files(cache_folder, files)
         except OSError as error:
-            raise InputError(f"{error.filename}: cannot be read ({error.strerror}); fetch the data again") from None
+            raise StorageError(
+                f"cannot be read ({error.strerror}); fetch the data again", file=error.filename
+            ) from None
 
     def read(self, split: str, tick: Callable[[int], None]) -> Arrays:
         if self.folder is None:
@@ -93,7 +95,7 @@ class Dataset:
         self._folder = folder
         self._progress = progress
         if source.folder is None and config.labels == "coarse":
-            raise InputError("data.labels: shapes has no coarse labels; use labels: fine")
+            raise InputError("shapes has no coarse labels; use labels: fine", key="data.labels")
         self.fingerprint = source.fingerprint(folder, "train")
         self.classes = source.classes(config.labels)
         self.n_classes = len(self.classes)
@@ -176,17 +178,17 @@ def split_rows(labels: NDArray[np.int64], config: DataConfig) -> tuple[NDArray[n
     for i, (name, wanted) in enumerate((("train", config.train_images), ("validation", config.validation_images))):
         rows = np.concatenate(parts[i])[np.argsort(np.concatenate(places[i]), kind="stable")]
         if wanted is not None and wanted > len(rows):
-            raise InputError(f"data.{name}_images: {wanted} are asked for and the {name} split has {len(rows)}")
+            raise InputError(f"{wanted} are asked for and the {name} split has {len(rows)}", key=f"data.{name}_images")
         out.append(rows[:wanted])
     if not len(out[0]):
-        raise InputError("data.validation_fraction: leaves no training images; there are too few of them")
+        raise InputError("leaves no training images; there are too few of them", key="data.validation_fraction")
     return out[0], out[1]
 
 
 def open_dataset(config: DataConfig, *, cache: Path | None = None, progress: bool = False) -> Dataset:
     """Open a source, decoding it into the cache the first time. ``cache`` replaces the default folder of the cache.
 
-    Raises :class:`InputError`, one line naming the file or key and the remedy, for anything that cannot be used.
+    Raises :class:`StudyError`, one line naming the file or key and the remedy, for anything that cannot be used.
     """
     folder = cache or default_folder()
     return Dataset(config, _source(config.source, folder, progress), folder, progress)
@@ -233,7 +235,7 @@ def open_card_data(card: Mapping[str, Any], source: str | None) -> tuple[TrialCo
         config, wanted = TrialConfig.from_dict(dict(card["config"])), str(card["data_fingerprint"])
     except (KeyError, TypeError) as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"{MODEL_CONFIG_FILE}: is not one of this program ({what})") from None
+        raise ArtifactError(f"is not one of this program ({what})", file=MODEL_CONFIG_FILE) from None
     data = dataclasses.replace(config.data, source=source) if source else config.data
     dataset = open_dataset(data)
     if dataset.fingerprint != wanted:

@@ -13,7 +13,7 @@ import tarfile
 from pathlib import Path
 
 from study.data import archive
-from study.errors import InputError
+from study.errors import StorageError, UnavailableError
 
 _SECONDS = 15.0  # without an answer for so long, the network is taken for absent
 
@@ -22,7 +22,8 @@ def cifar100(cache_folder: Path, progress: bool) -> Path:
     """The folder of the unpacked archive, fetched into the cache the first time.
 
     It is unpacked elsewhere and renamed whole, so that what an interrupted download left is never taken for it. Raises
-    :class:`InputError` where it cannot be fetched, does not have the published checksum, or cannot be stored.
+    :class:`UnavailableError` where it cannot be fetched or does not have the published checksum, :class:`StorageError`
+    where it cannot be stored.
     """
     root = cache_folder / "cifar100"
     folder = root / "cifar-100-python"
@@ -32,7 +33,7 @@ def cifar100(cache_folder: Path, progress: bool) -> Path:
     try:
         part.mkdir(parents=True)
     except OSError as error:
-        raise InputError(
+        raise StorageError(
             f"cache {cache_folder}: cannot be written ({error.strerror}); set STUDY_CACHE to a folder with room"
         ) from None
     try:
@@ -42,7 +43,7 @@ def cifar100(cache_folder: Path, progress: bool) -> Path:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     if not _whole(folder):
-        raise InputError(f"{folder}: is not whole; remove this folder and start again")
+        raise StorageError("is not whole; remove this folder and start again", file=folder)
     return folder
 
 
@@ -61,7 +62,7 @@ def _fetch(part: Path, progress: bool) -> None:
             CIFAR100(str(part), download=True)
     except (OSError, RuntimeError, EOFError, http.client.HTTPException, tarfile.TarError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
+        raise UnavailableError(
             f"data cifar100: cannot be fetched ({reason}); "
             "give a folder of its Parquet or cifar-100-python files with --data"
         ) from None

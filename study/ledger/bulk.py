@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from study import names
-from study.errors import InputError
+from study.errors import LedgerError
 from study.ledger.records import TrialRecord, parse, read_run
 from study.ledger.run import EPOCH_METRIC
 
@@ -142,7 +142,7 @@ class BulkReader:
         """Every value of every metric of these runs but the epoch itself and those of the system.
 
         ``epochs`` is the largest number that a run can have logged; it bounds what one request to a server asks for.
-        Raises :class:`InputError` where a server does not answer with histories.
+        Raises :class:`LedgerError` where a server does not answer with histories.
         """
         out = Histories()
         if not self._is_database:
@@ -174,7 +174,7 @@ class BulkReader:
                 asked = {"run_id": some, "metric_key": name, "max_results": _VALUES_PER_REQUEST}
                 answer = http_request(self._store.get_host_creds(), _HISTORY, "GET", params=asked)
                 if answer.status_code != 200:
-                    raise InputError(
+                    raise LedgerError(
                         f"the tracking server refuses metric histories (HTTP {answer.status_code}); it must be "
                         "MLflow 2 or newer, and you must be allowed to read the experiment"
                     )

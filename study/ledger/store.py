@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
-from study.errors import InputError
+from study.errors import InputError, LedgerError, StorageError
 from study.ledger.credentials import offer
 from study.ledger.tracking import first_line, locked, probe, shown, sqlite_path
 
@@ -31,7 +31,8 @@ def create_store(tracking_uri: str) -> None:
 
     Processes that open a SQLite store that does not exist yet race through its migrations and fail. So it is made
     here, under a file lock, beside its place, and renamed into it: a kill midway leaves no half-made store. Raises
-    :class:`InputError`: server unreachable within 5 s, folder not writable, not an MLflow store.
+    :class:`LedgerError` where no server answers within 5 s or it is no MLflow store, :class:`StorageError` where the
+    folder cannot be written.
     """
     path = sqlite_path(tracking_uri)
     if path is None:
@@ -46,25 +47,27 @@ def create_store(tracking_uri: str) -> None:
                 connect(f"sqlite:///{part}")
                 os.replace(part, path)
     except OSError as error:
-        raise InputError(
+        raise StorageError(
             f"ledger {path}: cannot be created ({error.strerror}); choose another --storage or --tracking-uri"
         ) from None
     connect(tracking_uri)
 
 
 def check_artifact_store(location: str | None) -> None:
-    """Raises :class:`InputError` where MLflow's way to an object store is not installed.
+    """Raises :class:`LedgerError` where MLflow's way to an object store is not installed.
 
     Without it the first upload would fail, which to a worker looks like a ledger that is away: it would wait for ever.
     """
     package = _OBJECT_STORES.get(urlsplit(location or "").scheme)
     if package and find_spec(package.partition(".")[0]) is None:
         install = package.replace(".", "-")
-        raise InputError(f"artifacts in {location}: MLflow needs {install} for it; pip install {install}")
+        raise LedgerError(f"artifacts in {location}: MLflow needs {install} for it; pip install {install}")
 
 
 def connect(tracking_uri: str) -> Any:
-    """An ``MlflowClient`` whose store is known to answer. Raises :class:`InputError`."""
+    """An ``MlflowClient`` whose store is known to answer. Raises :class:`LedgerError`, and
+    :class:`InputError` for a URI at which there is no store.
+    """
     scheme = urlsplit(tracking_uri).scheme
     if scheme in ("", "file"):
         raise InputError(
@@ -86,7 +89,7 @@ def connect(tracking_uri: str) -> Any:
         client = MlflowClient(tracking_uri=tracking_uri)
         client.search_experiments(max_results=1)
     except Exception as error:
-        raise InputError(
+        raise LedgerError(
             f"ledger {shown(tracking_uri)}: MLflow cannot open it ({first_line(error)}); "
             "check --tracking-uri, or move the file away to start a new ledger"
         ) from None
@@ -94,6 +97,6 @@ def connect(tracking_uri: str) -> Any:
 
 
 def studies(tracking_uri: str) -> dict[str, str]:
-    """Name and MLflow's experiment id of every study, the newest first. Raises :class:`InputError`."""
+    """Name and MLflow's experiment id of every study, the newest first. Raises as :func:`connect` does."""
     found = connect(tracking_uri).search_experiments(order_by=["creation_time DESC"])
     return {e.name: e.experiment_id for e in found if e.name != "Default"}

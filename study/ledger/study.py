@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from study import names
-from study.errors import InputError
+from study.errors import ArtifactError, InputError
 from study.ledger import presentation
 from study.ledger.attempts import new_attempt
 from study.ledger.bulk import BulkReader
@@ -173,7 +173,7 @@ class Ledger:
         try:
             spec = json.loads("".join(v for _, v in parts))
         except ValueError:
-            raise InputError(
+            raise ArtifactError(
                 f"study {self.study!r}: its specification in the ledger {shown(self.tracking_uri)} cannot be read; "
                 "type its study.run command again to restore it"
             ) from None
@@ -209,12 +209,12 @@ class Ledger:
         return sorted((m.step, m.value) for m in self._client.get_metric_history(run_id, metric))
 
     def download(self, run_id: str, artifact_path: str, dst: Path) -> Path:
-        """Copy one artifact into the folder ``dst``; its path there. Raises :class:`InputError` where there is none."""
+        """Copy one artifact into the folder ``dst``; its path there. Raises :class:`ArtifactError` if it fails."""
         dst.mkdir(parents=True, exist_ok=True)
         try:
             return Path(self._client.download_artifacts(run_id, artifact_path, str(dst)))
         except Exception as error:
-            raise InputError(
+            raise ArtifactError(
                 f"study {self.study!r}: artifact {artifact_path} of run {run_id} cannot be had ({first_line(error)}); "
                 "is its artifact folder reachable from this machine?"
             ) from None

@@ -23,7 +23,7 @@ from torch import nn
 from study import metrics, names
 from study.config import TrialConfig
 from study.data import Dataset, open_card_data
-from study.errors import InputError
+from study.errors import ArtifactError, InputError, UnavailableError
 from study.faithfulness.report import write_per_image
 from study.ledger import Ledger, SupersededError, TrialRecord
 from study.networks import build
@@ -48,8 +48,8 @@ def rescore(
 ) -> int:
     """Score the networks of these trials and switch each to ``protocol``; how many have none.
 
-    Raises :class:`InputError` where the network of a complete trial, or its images, cannot be had, and where a trial is
-    taken up by a session meanwhile.
+    Raises :class:`ArtifactError` where the network of a complete trial cannot be had, :class:`InputError` where its
+    images cannot, and :class:`UnavailableError` where a trial is taken up by a session meanwhile.
     """
     columns = (
         TextColumn("scoring trial {task.fields[trial]}"),
@@ -78,7 +78,7 @@ def rescore(
             try:
                 ledger.rescore(record, protocol, scores, files)
             except SupersededError:
-                raise InputError(
+                raise UnavailableError(
                     f"trial {record.trial} has been taken up by a session of the study; let that end, then type the "
                     "same command"
                 ) from None
@@ -123,9 +123,9 @@ class _Opener:
     def _complete(self, record: TrialRecord, folder: Path) -> _Network:
         try:
             network, card = self._downloaded(record)
-        except InputError as error:
+        except (ArtifactError, InputError) as error:  # InputError: a network that this version does not have
             if not (folder / names.MODEL_CONFIG_FILE).exists():
-                raise InputError(
+                raise ArtifactError(
                     f"trial {record.trial} is complete and its network cannot be had: {error}; bring it back, or "
                     "delete its run in MLflow"
                 ) from None

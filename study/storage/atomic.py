@@ -7,13 +7,13 @@ import os
 import secrets
 from pathlib import Path
 
-from study.errors import InputError
+from study.errors import StorageError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace ``path`` by ``content``, on disk when this returns.
 
-    A reader sees the old file or the new one. Raises :class:`InputError` naming the path where it cannot be written
+    A reader sees the old file or the new one. Raises :class:`StorageError` naming the path where it cannot be written
     (disk full, no permission); the old file is untouched then and nothing is left beside it. Only a kill of the
     process while it writes leaves a hidden ``*.tmp`` file.
     """
@@ -33,7 +33,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             raise
         sync_folder(path.parent)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"cannot be written: {error.strerror or error}", file=path) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from study import names
-from study.errors import InputError
+from study.errors import ArtifactError, StorageError
 
 PREVIOUS = "previous"  # SHA-256 of the line before; "" in the first
 
@@ -41,7 +41,8 @@ def note_look(storage: Books, study: str, entry: Mapping[str, Any]) -> None:
 def note_opening(file: Path, entry: Mapping[str, Any]) -> int:
     """Append ``entry`` (plain JSON types), on disk when this returns; how many there are now.
 
-    Raises :class:`InputError` where the book was edited, or cannot be written: then the split stays closed.
+    Raises :class:`ArtifactError` where the book was edited, :class:`StorageError` where it cannot be written: then the
+    split stays closed.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -55,19 +56,19 @@ def note_opening(file: Path, entry: Mapping[str, Any]) -> int:
             os.fsync(book.fileno())
             return len(lines) + 1
     except OSError as error:
-        raise InputError(
+        raise StorageError(
             f"{file}: cannot be written ({error.strerror}), so the test split is not opened; its openings stand there"
         ) from None
 
 
 def openings(file: Path) -> list[dict[str, Any]]:
-    """All entries, the oldest first; none where there is no book. Raises :class:`InputError` where it was edited."""
+    """All entries, the oldest first; none where there is no book. Raises :class:`ArtifactError` where it was edited."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+        raise StorageError(f"{file}: cannot be read ({error.strerror})") from None
     return [json.loads(line) for line in _checked(file, content)]
 
 
@@ -75,7 +76,7 @@ def _checked(file: Path, content: bytes) -> list[bytes]:
     """The lines, each of which follows from the one before. One write makes a line: only a crash cuts it."""
     *lines, cut = content.split(b"\n")
     if cut:
-        raise InputError(f"{file}: its last line is cut off; look at it, and remove it")
+        raise ArtifactError(f"{file}: its last line is cut off; look at it, and remove it")
     before = None
     for number, line in enumerate(lines, start=1):
         try:
@@ -83,7 +84,7 @@ def _checked(file: Path, content: bytes) -> list[bytes]:
         except (ValueError, KeyError, TypeError):
             follows = False
         if not follows:
-            raise InputError(
+            raise ArtifactError(
                 f"{file}: line {number} does not follow from the one before it; the book of openings of the test "
                 "split was edited: bring the original back"
             )

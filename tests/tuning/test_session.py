@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
-from study.errors import InputError
+from study import run
+from study.errors import ClusterError, InputError, InsufficientResourcesError
 from study.spec.study_spec import Resources
 from study.tuning.joining import probe, probe_own
 from study.tuning.progress import clock, describe
@@ -29,15 +32,34 @@ def test_how_many_trials_fit() -> None:
     ],
 )
 def test_more_than_the_cluster_has_is_refused(resources: Resources, words: str) -> None:
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InsufficientResourcesError, match=words):
         concurrency(resources, {"CPU": 64.0, "GPU": 4.0})
+
+
+@pytest.mark.parametrize(("cluster", "key"), [({"CPU": 1.0, "GPU": 8.0}, "resources.cpus"), ({"CPU": 1.0}, "")])
+def test_only_missing_gpus_are_read_as_no_gpu(
+    cluster: dict[str, float], key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study that needs no name is planned where there is no GPU, and refused for anything else."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setattr("study.tuning.joining.connected", lambda address: contextlib.nullcontext(cluster))
+    monkeypatch.setattr("study.tuning.capacity.present", list)
+    monkeypatch.setattr("study.ledger.create_store", lambda uri: None)
+    monkeypatch.setattr(run, "_refuse_without_gpu", lambda spec: 77)
+    arguments = ["--local", "--storage", str(tmp_path)]
+    if not key:
+        assert run.main(arguments) == 77
+        return
+    with pytest.raises(InsufficientResourcesError) as caught:
+        run.main(arguments)
+    assert caught.value.key == key
 
 
 def test_silent_address_is_refused_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and not listening
         start = time.monotonic()
-        with pytest.raises(InputError, match="no Ray cluster answers"):
+        with pytest.raises(ClusterError, match="no Ray cluster answers"):
             probe(f"127.0.0.1:{taken.getsockname()[1]}")
         assert time.monotonic() - start < 6
     with pytest.raises(InputError, match="HOST:PORT"):
@@ -51,7 +73,7 @@ def test_a_head_that_was_switched_on_again_without_ray_says_so_at_once(monkeypat
         taken.bind(("127.0.0.1", 0))
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{taken.getsockname()[1]}")
         start = time.monotonic()
-        with pytest.raises(InputError, match="bring it up again with `ray up`"):
+        with pytest.raises(ClusterError, match="bring it up again with `ray up`"):
             probe_own()
         taken.listen()
         probe_own()
