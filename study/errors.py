@@ -57,7 +57,11 @@ class ClusterError(UnavailableError):
 
 
 class InsufficientResourcesError(ClusterError):
-    """A trial asks for more than the cluster has; ``key`` says of what: ``resources.cpus`` or ``resources.gpus``."""
+    """A trial asks for more than the cluster has; ``resource`` is what is missing: ``CPU`` or ``GPU``."""
+
+    def __init__(self, message: str, *, key: str = "", resource: str = "") -> None:
+        super().__init__(message, key=key)
+        self.resource = resource
 
 
 def one_line(text: str) -> str:

@@ -192,7 +192,7 @@ def _on_cluster(
                 capacity.wait(_MACHINES_SECONDS, lambda text: print(text, flush=True))
             at_once = concurrency(spec.resources, cluster, capacity)
         except InsufficientResourcesError as error:
-            if not is_default or error.key != "resources.gpus":
+            if not is_default or error.resource != "GPU":
                 raise
             return _refuse_without_gpu(spec)
         identity, fingerprint, n_classes = _open_data(spec)

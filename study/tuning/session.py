@@ -42,6 +42,7 @@ def concurrency(resources: Resources, cluster: dict[str, float], capacity: Capac
                 f"a trial asks for {need:g} {unit} and the cluster has {have:g}; "
                 "lower it in the specification or join a larger cluster with --address",
                 key=f"resources.{unit.lower()}",
+                resource=kind,
             )
         if need > 0:
             fits.append(int(have / need + 1e-9))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from study import run
 from study.errors import ClusterError, InputError, InsufficientResourcesError
@@ -36,23 +36,25 @@ def test_more_than_the_cluster_has_is_refused(resources: Resources, words: str) 
         concurrency(resources, {"CPU": 64.0, "GPU": 4.0})
 
 
-@pytest.mark.parametrize(("cluster", "key"), [({"CPU": 1.0, "GPU": 8.0}, "resources.cpus"), ({"CPU": 1.0}, "")])
-def test_only_missing_gpus_are_read_as_no_gpu(
-    cluster: dict[str, float], key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+@pytest.mark.parametrize(("cluster", "missing"), [({"CPU": 1.0, "GPU": 8.0}, "CPU"), ({"CPU": 64.0}, "GPU")])
+def test_only_a_missing_gpu_is_read_as_no_gpu(
+    cluster: dict[str, float], missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The study that needs no name is planned where there is no GPU, and refused for anything else."""
+    """The study that `study.run` runs by itself is planned where there is no GPU, and refused for anything else."""
     monkeypatch.chdir(Path(__file__).parents[2])
-    monkeypatch.setattr("study.tuning.joining.connected", lambda address: contextlib.nullcontext(cluster))
-    monkeypatch.setattr("study.tuning.capacity.present", list)
-    monkeypatch.setattr("study.ledger.create_store", lambda uri: None)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: cluster)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": cluster}])
     monkeypatch.setattr(run, "_refuse_without_gpu", lambda spec: 77)
     arguments = ["--local", "--storage", str(tmp_path)]
-    if not key:
+    if missing == "GPU":
         assert run.main(arguments) == 77
         return
     with pytest.raises(InsufficientResourcesError) as caught:
         run.main(arguments)
-    assert caught.value.key == key
+    assert (caught.value.resource, caught.value.key) == ("CPU", "resources.cpus")
 
 
 def test_silent_address_is_refused_at_once() -> None:
