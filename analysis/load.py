@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def load_study(ledger: Ledger, cache: Path | None = None) -> StudyTable:
     """The study's table of trials. With ``cache``, only runs that changed since its last reading are read.
 
-    Raises :class:`InputError`: unknown study, a specification without objectives, runs that break the schema.
+    Raises :class:`InputError` for an unknown study, :class:`ArtifactError` for a specification without objectives and
+    runs that break the schema.
     """
     from analysis.table import StudyTable, objectives_of, trials_table
 
@@ -107,7 +108,7 @@ def load_study(ledger: Ledger, cache: Path | None = None) -> StudyTable:
 def load_curves(ledger: Ledger, study: StudyTable, cache: Path | None = None) -> pa.Table:
     """All curves of the study's trials, with the columns of ``analysis.table.CURVES``, as incrementally.
 
-    Raises :class:`InputError` where a tracking server gives no histories.
+    Raises :class:`LedgerError` where a tracking server gives no histories.
     """
     import pyarrow as pa
     from pyarrow import compute
@@ -175,7 +176,7 @@ def folder(text: str) -> Path:
     try:
         return expanded(text, "")
     except InputError as error:
-        raise argparse.ArgumentTypeError(str(error).strip()) from None
+        raise argparse.ArgumentTypeError(f"{text}: {error.message}") from None
 
 
 def ledger_from(args: argparse.Namespace) -> tuple[Ledger, Storage]:

@@ -172,7 +172,7 @@ def write_files(study: StudyTable, curves: pa.Table, front: Front, out: Path) ->
     replicates, ``probability``; the figures of the front and of the way to it if there is a trial to draw. The files
     written.
 
-    Raises :class:`InputError` where ``out`` cannot be written.
+    Raises :class:`StorageError` where ``out`` cannot be written.
     """
     import numpy as np
     import pyarrow as pa

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from study import metrics, names
 from study.config import DEFAULTS, WITH_LAMBDA
-from study.errors import InputError
+from study.errors import ArtifactError
 from study.ledger import TrialRecord
 from study.metrics import OBJECTIVES, SCORE, Metric
 from study.spec.eligible import CONSTRAINED, constraints_of, why_not_eligible
@@ -92,8 +92,8 @@ class StudyTable:
     def why_not(self, *, constrained: bool = True) -> list[str]:
         """(trials,) why a trial cannot be on the front (:mod:`study.spec.eligible`), "" where it can; do not change it.
 
-        ``constrained=False``: whatever the specification's constraints say. Raises :class:`InputError` where they are
-        none of this version.
+        ``constrained=False``: whatever the specification's constraints say. Raises :class:`ArtifactError` where they
+        are none of this version.
         """
         if constrained not in self._reasons:
             constraints = constraints_of(self.name, self.spec)
@@ -183,19 +183,21 @@ def _version(protocol: str) -> tuple[int, str]:
 
 
 def objectives_of(study: str, spec: Mapping[str, Any]) -> tuple[Metric, ...]:
-    """What the search optimised. Raises :class:`InputError` where the specification names no known objective."""
+    """What the search optimised. Raises :class:`ArtifactError` where the specification names no known objective."""
     objectives = spec.get("objectives")
     unknown = [name for name in objectives or () if name not in OBJECTIVES]
     if not objectives or unknown:
         what = f"the unknown objective {unknown[0]!r}" if unknown else "no objectives"
-        raise InputError(f"study {study!r}: its specification in the ledger names {what}; was another version in use?")
+        raise ArtifactError(
+            f"study {study!r}: its specification in the ledger names {what}; was another version in use?"
+        )
     return (SCORE,) if spec.get("scalarize") else tuple(OBJECTIVES[name] for name in objectives)
 
 
 def trials_table(
     study: str, spec: Mapping[str, Any], records: Sequence[TrialRecord]
 ) -> tuple[pa.Table, tuple[str, ...]]:
-    """The table of trials, by trial and seed, and its params. Raises :class:`InputError` for runs that break it."""
+    """The table of trials, by trial and seed, and its params. Raises :class:`ArtifactError` for runs that break it."""
     records = sorted(records, key=lambda r: (r.trial, r.seed))
     _check(study, records)
     params = sorted({name for r in records for name in r.params if name not in OWN_COLUMN})
@@ -281,15 +283,15 @@ def _check(study: str, records: Sequence[TrialRecord]) -> None:
     taken = {*FIXED.names, *OBJECTIVES, SCORE.name} - {*OWN_COLUMN}
     for r in records:
         if r.state not in names.STATES:
-            raise InputError(f"study {study!r}: run {r.run_id} has the unknown state {r.state!r}; correct its tag")
+            raise ArtifactError(f"study {study!r}: run {r.run_id} has the unknown state {r.state!r}; correct its tag")
         other = seen.setdefault((r.trial, r.seed), r.run_id)
         if other != r.run_id:
-            raise InputError(
+            raise ArtifactError(
                 f"study {study!r}: trial {r.trial} with seed {r.seed} has two runs, {other} and {r.run_id}; delete one"
             )
         clash = sorted(taken & r.params.keys())
         if clash:
-            raise InputError(
+            raise ArtifactError(
                 f"study {study!r}: run {r.run_id} has a param named {clash[0]!r}, which is a column's name"
             )
 

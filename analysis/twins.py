@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from study import metrics, names
 from study.command import Parser, refuse_empty, run_command
 from study.config import WITH_LAMBDA
-from study.errors import InputError
+from study.errors import ArtifactError, ComparisonError
 from study.metrics import FAITHFULNESS, OBJECTIVES, PARTS
 from study.spec.eligible import empty_line
 
@@ -163,12 +163,12 @@ def compare_pair(ledger: Ledger, study: StudyTable, pair: Pair) -> Compared:
     try:
         protocols = [study.column("protocol")[row] for row in (pair.regularized, pair.plain)]
         if None not in protocols and protocols[0] != protocols[1]:
-            raise InputError(
+            raise ComparisonError(
                 f"they are scored under {protocols[0]} and {protocols[1]}; python -m study.rescore {study.name}"
             )
         scores = [image_scores(per_image(ledger, study, row)) for row in (pair.regularized, pair.plain)]
         return Compared(numbers[0], numbers[1], title, len(scores[0]["label"]), compare(*scores))
-    except InputError as error:
+    except (ArtifactError, ComparisonError) as error:
         return Compared(numbers[0], numbers[1], title, 0, None, str(error))
 
 
@@ -200,7 +200,7 @@ _LABELLED = 2 + max(len(label(name)) for name in (FAITHFULNESS.name, *(m.name fo
 def per_image(ledger: Ledger, study: StudyTable, row: int) -> dict[str, Floats]:
     """The columns of one run's per-image scores, checked against the faithfulness that the ledger records for it.
 
-    Raises :class:`InputError`: no such artifact, or another faithfulness than recorded.
+    Raises :class:`ArtifactError`: no such artifact, or another faithfulness than recorded.
     """
     from study.faithfulness.report import read_per_image
     from study.faithfulness.statistics import image_scores
@@ -212,7 +212,7 @@ def per_image(ledger: Ledger, study: StudyTable, row: int) -> dict[str, Floats]:
     recorded = study.column(FAITHFULNESS.ledger_name)[row]
     recomputed = float(image_scores(columns)["faithfulness"].mean())
     if recorded is not None and not abs(recorded - recomputed) <= _AGREEMENT:
-        raise InputError(
+        raise ArtifactError(
             f"trial {study.column('trial')[row]}: its per-image scores give faithfulness {recomputed:.3f}, "
             f"the ledger says {recorded:.3f}"
         )

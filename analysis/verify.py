@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from study.command import Parser, expanded, refuse_empty, run_command
-from study.errors import InputError
+from study.errors import ArtifactError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     manifest = verify(folder)
     digest = sha256_of(folder / MANIFEST_FILE)
     if args.manifest_hash is not None and args.manifest_hash.lower() != digest:
-        raise InputError(f"{folder / MANIFEST_FILE}: its SHA-256 is {digest}, not the one that was asked for")
+        raise ArtifactError(f"{folder / MANIFEST_FILE}: its SHA-256 is {digest}, not the one that was asked for")
     n = len(manifest["files"])
     print(f"{folder}: intact, {n} files of study {manifest['study']}, manifest SHA-256 {digest}")
     return 0

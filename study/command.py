@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from study.errors import InputError, one_line
+from study.errors import InputError, StudyError, one_line
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -29,7 +29,7 @@ def refuse_empty(args: argparse.Namespace, *, allowed: Sequence[str] = ()) -> No
     for name, value in vars(args).items():
         if isinstance(value, str) and not value.strip() and name not in allowed:
             option = name if name in _POSITIONAL else "--" + name.replace("_", "-")
-            raise InputError(f"{option}: is empty; give a value or leave it out")
+            raise InputError("is empty; give a value or leave it out", key=option)
 
 
 def expanded(text: str | Path, option: str) -> Path:
@@ -37,17 +37,17 @@ def expanded(text: str | Path, option: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise InputError(f"{option} {text}: there is no such user's home here; write the folder out") from None
+        raise InputError("there is no such user's home here; write the folder out", key=f"{option} {text}") from None
 
 
 def run_command(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
-    """Run a command's ``main`` and turn an :class:`InputError` into one line on stderr and exit code 2.
+    """Run a command's ``main`` and turn a :class:`StudyError` into one line on stderr and exit code 2.
 
     Anything else that is raised is a defect of this program and keeps its traceback.
     """
     try:
         return main(argv) or 0
-    except InputError as error:
+    except StudyError as error:
         print("error: " + one_line(str(error)), file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:

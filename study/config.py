@@ -51,20 +51,20 @@ _MAX_SEED = 2**31 - 1
 
 def _one_of(name: str, value: object, allowed: Collection[str]) -> None:
     if value not in allowed:
-        raise InputError(f"{name}: unknown value {value!r}; choose one of {', '.join(allowed)}")
+        raise InputError(f"unknown value {value!r}; choose one of {', '.join(allowed)}", key=name)
 
 
 def _number(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"{name}: {value!r} is not a finite number")
+        raise InputError(f"{value!r} is not a finite number", key=name)
     if value > high or value < low or (open_low and value == low):
         bracket = "(" if open_low else "["
-        raise InputError(f"{name}: {value} is out of range; it must be in {bracket}{low:g}, {high:g}]")
+        raise InputError(f"{value} is out of range; it must be in {bracket}{low:g}, {high:g}]", key=name)
 
 
 def _integer(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{name}: {value!r} is not an integer")
+        raise InputError(f"{value!r} is not an integer", key=name)
     _number(name, value, low, high)
 
 
@@ -125,7 +125,7 @@ def _check(config: object) -> None:
         value = getattr(config, parameter.field)
         if parameter.is_list:
             if not isinstance(value, (list, tuple)):
-                raise InputError(f"{parameter.name}: {value!r} is not a list, such as {parameter.example}")
+                raise InputError(f"{value!r} is not a list, such as {parameter.example}", key=parameter.name)
             object.__setattr__(config, parameter.field, tuple(value))
         high = getattr(config, parameter.high) if isinstance(parameter.high, str) else parameter.high
         for one in value if parameter.is_list else (value,):
@@ -142,9 +142,9 @@ def _check_one(parameter: Parameter, value: Any, high: float) -> None:
         _number(parameter.name, value, parameter.low, high, open_low=parameter.open_low)
     elif parameter.kind is bool:
         if not isinstance(value, bool):
-            raise InputError(f"{parameter.name}: {value!r} is neither true nor false")
+            raise InputError(f"{value!r} is neither true nor false", key=parameter.name)
     elif not isinstance(value, str) or not value:
-        raise InputError(f"{parameter.name}: {value!r} is not a name or a folder")
+        raise InputError(f"{value!r} is not a name or a folder", key=parameter.name)
 
 
 @dataclass(frozen=True)
@@ -207,9 +207,9 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         _check(self)
         if not self.methods:
-            raise InputError("evaluation.methods: at least one saliency method is needed")
+            raise InputError("at least one saliency method is needed", key="evaluation.methods")
         if len(set(self.methods)) != len(self.methods):
-            raise InputError(f"evaluation.methods: {', '.join(self.methods)} names a method twice")
+            raise InputError(f"{', '.join(self.methods)} names a method twice", key="evaluation.methods")
 
 
 @dataclass(frozen=True)
@@ -300,7 +300,7 @@ class TrialConfig:
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise InputError(f"{unknown[0]}: unknown training parameter; known are {', '.join(sorted(known))}")
+            raise InputError(f"unknown training parameter; known are {', '.join(sorted(known))}", key=unknown[0])
         values = dict(values)
         for name, kind in (("data", DataConfig), ("evaluation", EvaluationConfig)):
             if isinstance(values.get(name), dict):

@@ -152,7 +152,7 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _open(name: str, args: argparse.Namespace, device: torch.device) -> Subject:
-    """From a folder, or from the ledger. Raises :class:`InputError` where there is no such network."""
+    """From a folder, or from the ledger. Raises :class:`StudyError` where there is no such network."""
     from study.training.checkpoint import load_model
 
     folder, run_id = Path(name), None

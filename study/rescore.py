@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from study import names
 from study.command import Parser, refuse_empty, run_command
-from study.errors import InputError
+from study.errors import ArtifactError, StorageError, UnavailableError
 from study.storage.storage import DEFAULT_STORAGE, Storage, check_study_name
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = storage.local / args.study
     with _alone(folder) as cut_off:
         if waiting := replay(ledger, folder / "trials"):
-            raise InputError(
+            raise UnavailableError(
                 f"study {args.study!r}: {waiting} trials have more to tell the ledger; let the session that runs them "
                 "end, then type the same command"
             )
@@ -90,7 +90,7 @@ def _specification(ledger: Ledger) -> StudySpec:
     except ValidationError as error:
         first = error.errors()[0]
         what = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
-        raise InputError(
+        raise ArtifactError(
             f"study {ledger.study!r}: its specification in the ledger is none of this version ({what})"
         ) from None
 
@@ -104,12 +104,12 @@ def _alone(folder: Path) -> Iterator[bool]:
         stage.mkdir(parents=True, exist_ok=True)
         handle = (stage / "lock").open("w")
     except OSError as error:
-        raise InputError(f"{stage}: cannot be written ({error.strerror})") from None
+        raise StorageError(f"{stage}: cannot be written ({error.strerror})") from None
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"study {folder.name!r} is being scored by another process; wait for it") from None
+            raise UnavailableError(f"study {folder.name!r} is being scored by another process; wait for it") from None
         yield cut_off
         shutil.rmtree(stage)
 

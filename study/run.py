@@ -15,7 +15,7 @@ from typing import Any
 from study import __version__, names
 from study.cluster.place import cluster_file, on_cluster_machine
 from study.command import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Parser, refuse_empty, run_command
-from study.errors import InputError
+from study.errors import InputError, InsufficientResourcesError
 from study.spec.eligible import empty_line, reasons_line
 from study.spec.study_spec import StudySpec, load_spec, parse_duration
 from study.storage.storage import DEFAULT_STORAGE, Storage, check_study_name
@@ -191,8 +191,8 @@ def _on_cluster(
             if in_cluster:
                 capacity.wait(_MACHINES_SECONDS, lambda text: print(text, flush=True))
             at_once = concurrency(spec.resources, cluster, capacity)
-        except InputError:
-            if not is_default:
+        except InsufficientResourcesError as error:
+            if not is_default or error.resource != "GPU":
                 raise
             return _refuse_without_gpu(spec)
         identity, fingerprint, n_classes = _open_data(spec)

@@ -12,7 +12,7 @@ from typing import Any
 
 from study.command import Parser, refuse_empty, run_command
 from study.config import PARAMETERS, Parameter, TrialConfig
-from study.errors import InputError
+from study.errors import StudyError
 
 RESULT_FILE = "result.json"
 #: What is trained where the command line does not say, for parameters without a default.
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     + f"  accuracy {report[metrics.ACCURACY.ledger_name]:.1f} %  {report[metrics.EPOCH_SECONDS]:.1f} s"
                 )
     if trial.reason:
-        raise InputError(f"training ended: {trial.reason}; try a smaller --lr or --reg-weight")
+        raise StudyError(f"training ended: {trial.reason}; try a smaller --lr or --reg-weight")
     trial.export(out)
     scores = trial.history[-1]
     result = {"config": config.to_dict(), "scores": scores, "protocol": trial.card()["protocol"]}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.export.picks import folder_name
 from study import names
-from study.errors import InputError
+from study.errors import ArtifactError, StudyError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,8 +47,9 @@ def fetch_networks(
     """Download the networks of ``rows`` to folders in ``part`` and prove each.
 
     Artifacts are data, whoever could write to their store: hashes are compared before anything is parsed, weights
-    are safetensors, nothing is unpickled. Raises :class:`InputError`: artifact missing or damaged, other data than it
-    was trained on, logits that differ from those of training by more than ``LOGIT_TOLERANCE``.
+    are safetensors, nothing is unpickled. Raises :class:`ArtifactError` where one is missing or damaged, or its logits
+    differ from those of training by more than ``LOGIT_TOLERANCE``, and :class:`InputError` for other data than it was
+    trained on.
     """
     opened: dict[str, Dataset] = {}
     return [_fetch(ledger, study, row, part, source, opened) for row in rows]
@@ -77,15 +78,17 @@ def _fetch(
             config, dataset = open_card_data(card, source)
             opened[key] = dataset
         difference = largest_logit_difference(network, card, dataset)
-    except InputError as error:
-        raise InputError(f"trial {trial}: {str(error).replace(str(folder) + '/', '')}") from None
+    except StudyError as error:
+        if error.file is not None and error.file.is_relative_to(folder):
+            error.file = error.file.relative_to(folder)
+        raise type(error)(str(error), key=f"trial {trial}") from None
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(
+        raise ArtifactError(
             f"trial {trial}: {names.MODEL_CONFIG_FILE} among its artifacts is not one of this program ({what[:200]})"
         ) from None
     if not difference <= LOGIT_TOLERANCE:
-        raise InputError(
+        raise ArtifactError(
             f"trial {trial}: the re-loaded network's logits differ by {difference:.2g} from those "
             f"of training, more than {LOGIT_TOLERANCE:g}; nothing was exported (another torch version or machine type?)"
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.export.manifest import MANIFEST_FILE, foreign_files, read_manifest
-from study.errors import InputError
+from study.errors import ArtifactError, InputError, StorageError, UnavailableError
 from study.storage.atomic import sync, sync_folder
 
 _HINT = "choose another --out"
@@ -29,13 +29,13 @@ def check_replaceable(out: Path, study: str) -> None:
         if not out.exists() or (out.is_dir() and not any(out.iterdir())):
             return
     except OSError as error:
-        raise InputError(f"--out {out}: cannot be read ({error.strerror}); {_HINT}") from None
+        raise StorageError(f"--out {out}: cannot be read ({error.strerror}); {_HINT}") from None
     if not out.is_dir():
         raise InputError(f"--out {out}: is a file; {_HINT}")
     manifest: dict[str, Any] | None
     try:
         manifest = read_manifest(out)
-    except InputError:
+    except ArtifactError:
         manifest = _first_format(out)
     if manifest is None:
         raise InputError(f"--out {out}: holds other files, which an export would replace; {_HINT}")
@@ -61,8 +61,8 @@ def staged(out: Path, needed: int = 0) -> Iterator[Path]:
     """A hidden folder beside ``out`` to write into; gone at the end, unless :func:`replace_folder` moved it.
 
     What a killed export left there is removed. Fewer than ``needed`` free bytes are refused first. Raises
-    :class:`InputError`: another export to ``out`` is under way; the place cannot be written, here or while the caller
-    writes (disk full, no permission).
+    :class:`UnavailableError` where another export to ``out`` is under way, :class:`StorageError` where the place cannot
+    be written, here or while the caller writes (disk full, no permission).
     """
     part = out.with_name(f".{out.name}.part")
     try:
@@ -80,7 +80,7 @@ def staged(out: Path, needed: int = 0) -> Iterator[Path]:
         if error.errno not in _EXPECTED:
             raise
         hint = f"free space there or {_HINT}" if error.errno in (errno.ENOSPC, errno.EDQUOT) else _HINT
-        raise InputError(f"--out {out}: cannot be written ({error.strerror}); {hint}") from None
+        raise StorageError(f"--out {out}: cannot be written ({error.strerror}); {hint}") from None
 
 
 def replace_folder(part: Path, out: Path) -> None:
@@ -103,7 +103,7 @@ def replace_folder(part: Path, out: Path) -> None:
 def _check_space(out: Path, needed: int) -> None:
     free = shutil.disk_usage(out.parent).free
     if free < needed:
-        raise InputError(
+        raise StorageError(
             f"--out {out}: only {free / 2**20:.0f} MiB are free there and about {needed / 2**20:.0f} are needed; free "
             f"some or {_HINT}"
         )
@@ -133,7 +133,7 @@ def _held(part: Path, out: Path) -> Iterator[None]:
             if not os.path.samestat(os.fstat(handle), os.stat(part)):
                 raise BlockingIOError  # it was moved into place by another export just now
         except (BlockingIOError, FileNotFoundError):
-            raise InputError(f"--out {out}: another export to it is under way; wait for it or {_HINT}") from None
+            raise UnavailableError(f"--out {out}: another export to it is under way; wait for it or {_HINT}") from None
         yield
     finally:
         os.close(handle)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from study.errors import InputError
+from study.errors import ArtifactError
 
 MANIFEST_FILE = "manifest.json"
 #: The same hashes, and the manifest's own, in the form that ``sha256sum --check`` reads.
@@ -36,7 +36,7 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 def verify(folder: Path) -> dict[str, Any]:
     """The manifest of an export, every byte of which is what it says.
 
-    Raises :class:`InputError` naming the first file that is changed, missing, not a plain file, or not part of the
+    Raises :class:`ArtifactError` naming the first file that is changed, missing, not a plain file, or not part of the
     export. Nothing is loaded or run: files are only hashed. Whoever can replace the manifest as well can replace
     everything: compare its own SHA-256 with the one that the export printed.
     """
@@ -45,37 +45,39 @@ def verify(folder: Path) -> dict[str, Any]:
     for name, entry in manifest["files"].items():
         path = folder / name
         if path.is_symlink() or not path.is_file():
-            raise InputError(f"{path}: is missing, or is not a plain file; export again")
+            raise ArtifactError(f"{path}: is missing, or is not a plain file; export again")
         if path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
-            raise InputError(f"{path}: is not what was exported (its SHA-256 is another); do not use it, export again")
+            raise ArtifactError(
+                f"{path}: is not what was exported (its SHA-256 is another); do not use it, export again"
+            )
     for name, path in _files(folder):
         if name not in known:
-            raise InputError(f"{path}: is not part of the export; move it away, or do not trust the folder")
+            raise ArtifactError(f"{path}: is not part of the export; move it away, or do not trust the folder")
     sums = _read_sums(folder / SUMS_FILE)
     wanted = {name: entry["sha256"] for name, entry in manifest["files"].items()}
     if sums != {**wanted, MANIFEST_FILE: sha256_of(folder / MANIFEST_FILE)}:
-        raise InputError(f"{folder / SUMS_FILE}: differs from {MANIFEST_FILE}; one of them was changed, export again")
+        raise ArtifactError(
+            f"{folder / SUMS_FILE}: differs from {MANIFEST_FILE}; one of them was changed, export again"
+        )
     return manifest
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest as it stands. Raises :class:`InputError` where there is none, or it is of another kind."""
+    """The manifest as it stands. Raises :class:`ArtifactError` where there is none, or it is of another kind."""
     path = folder / MANIFEST_FILE
     try:
         manifest = json.loads(path.read_text())
         if manifest["format"] != FORMAT:
-            raise InputError(f"{path}: format {manifest['format']!r}; this program reads {FORMAT}")
+            raise ArtifactError(f"{path}: format {manifest['format']!r}; this program reads {FORMAT}")
         for name, entry in manifest["files"].items():
             parts = PurePosixPath(name).parts
             if not parts or parts[0] == "/" or ".." in parts or not {"sha256", "bytes"} <= entry.keys():
                 raise ValueError(f"file {name!r}")
         str(manifest["study"])
     except OSError as error:
-        raise InputError(f"{folder}: holds no export ({MANIFEST_FILE}: {error.strerror or error})") from None
-    except InputError:
-        raise
+        raise ArtifactError(f"{folder}: holds no export ({MANIFEST_FILE}: {error.strerror or error})") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: is not the manifest of an export ({error}); export again") from None
+        raise ArtifactError(f"{path}: is not the manifest of an export ({error}); export again") from None
     return manifest
 
 
@@ -124,5 +126,5 @@ def _read_sums(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text().splitlines()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); export again") from None
+        raise ArtifactError(f"{path}: cannot be read ({error}); export again") from None
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}

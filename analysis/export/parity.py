@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.export.formats import FILES, ONNX, SAFETENSORS, TORCH_EXPORT
-from study.errors import InputError
+from study.errors import ArtifactError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ _TIMEOUT = 1800  # seconds for all files of one format
 def check_parity(proven: Sequence[Proven], formats: Sequence[str]) -> list[dict[str, Any]]:
     """Per network ``{format: {"max_logit_difference": …}, "images": …}``, images also one at a time.
 
-    One process per format loads the files of all networks. Raises :class:`InputError` where a file cannot be loaded
+    One process per format loads the files of all networks. Raises :class:`ArtifactError` where a file cannot be loaded
     there, or its logits differ by more than :data:`TOLERANCES`.
     """
     import numpy as np
@@ -40,7 +40,7 @@ def check_parity(proven: Sequence[Proven], formats: Sequence[str]) -> list[dict[
         for p, expected, answer, entry in zip(proven, wanted, answers, found, strict=True):
             difference = max(largest_difference(a, b) for a, b in zip(answer, expected, strict=True))
             if not difference <= TOLERANCES[kind]:
-                raise InputError(
+                raise ArtifactError(
                     f"{p.folder.name}: {FILES[kind]}, loaded in a fresh process, gives logits that differ by "
                     f"{difference:.2g}, more than {TOLERANCES[kind]:g}; nothing was exported; leave {kind} out of "
                     "--formats, or report this"
@@ -54,7 +54,7 @@ def reload(
 ) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     """Logits of every file on its images (N, H, W, C) uint8, and on the first image alone, from a fresh process.
 
-    Raises :class:`InputError` where the process ends without them.
+    Raises :class:`ArtifactError` where the process ends without them.
     """
     import numpy as np
     import torch
@@ -75,7 +75,7 @@ def reload(
         answers = np.load(io.BytesIO(result.stdout), allow_pickle=False)
         return [(answers[f"{i}"], answers[f"{i}/one"]) for i in range(len(files))]
     except (ValueError, OSError, KeyError, subprocess.TimeoutExpired) as error:
-        raise InputError(
+        raise ArtifactError(
             f"{kind}: a fresh process cannot load {', '.join(f'{f.parent.name}/{f.name}' for f in files)} "
             f"({str(error)[:300]}); nothing was exported"
         ) from None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.export.card import README_FILE
 from analysis.export.formats import FILES, INPUT, ONNX, OUTPUT
 from study import names
-from study.errors import InputError
+from study.errors import LedgerError
 
 if TYPE_CHECKING:
     from study.ledger import Ledger
@@ -23,7 +23,7 @@ TAG_WEIGHTS = "study.weights_sha256"
 
 
 def check_registry(ledger: Ledger, name: str) -> None:
-    """Raises :class:`InputError` where the ledger's MLflow has no registry that answers."""
+    """Raises :class:`LedgerError` where the ledger's MLflow has no registry that answers."""
     with _registry(ledger) as client:
         client.search_model_versions(f"name='{name}'", max_results=1)
 
@@ -34,7 +34,7 @@ def register_networks(ledger: Ledger, name: str, out: Path, manifest: Mapping[st
     A version belongs to the run that trained it; its files are artifacts of that run, an MLflow model that
     ``mlflow.pyfunc.load_model("models:/NAME@knee")`` loads. A network that is a version already stays that version.
     Aliases move to the networks of this export; those of roles that it does not hold stay where they are. Raises
-    :class:`InputError` where MLflow refuses: the export itself is complete then.
+    :class:`LedgerError` where MLflow refuses: the export itself is complete then.
     """
     lines = []
     with _registry(ledger) as client:
@@ -132,7 +132,7 @@ def _runtime() -> Any:
 
 @contextlib.contextmanager
 def _registry(ledger: Ledger) -> Iterator[Any]:
-    """A client; what MLflow raises meanwhile becomes an :class:`InputError`."""
+    """A client; what MLflow raises meanwhile becomes a :class:`LedgerError`."""
     from study.ledger.store import connect
     from study.ledger.tracking import first_line
 
@@ -142,6 +142,6 @@ def _registry(ledger: Ledger) -> Iterator[Any]:
     try:
         yield client
     except MlflowException as error:
-        raise InputError(
+        raise LedgerError(
             f"--register: MLflow's registry refuses ({first_line(error)}); leave --register out, or see to the server"
         ) from None

@@ -27,7 +27,7 @@ def open_and_score(
 ) -> dict[str, Any]:
     """Note the look at the test split in the study's folder and on its run, then score the network there.
 
-    ``temperature``: :func:`temperature_of` the network. Raises :class:`InputError` where the look cannot be noted: the
+    ``temperature``: :func:`temperature_of` the network. Raises :class:`StudyError` where the look cannot be noted: the
     split then stays closed.
     """
     from study.storage.test_log import log_opening

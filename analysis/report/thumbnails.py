@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from study import names
-from study.errors import InputError
+from study.errors import StudyError
 
 if TYPE_CHECKING:
     from analysis.table import StudyTable
@@ -61,7 +61,7 @@ def make_gallery(ledger: Ledger, study: StudyTable, rows: Sequence[int], source:
                 chosen = dataset, _first_of_classes(dataset.validation.labels)
             with torch.no_grad():
                 strips[row] = _strip(network, card, *chosen)
-        except (InputError, OSError) as error:
+        except (StudyError, OSError) as error:
             missing[row] = str(error)
     if chosen is None:
         return next(iter(missing.values()), "no network to show")

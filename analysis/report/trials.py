@@ -12,7 +12,7 @@ import numpy as np
 
 from study import metrics
 from study.config import DEFAULTS, PARAMETERS, WITH_LAMBDA
-from study.errors import InputError
+from study.errors import ArtifactError
 from study.metrics import ACCURACY, FAITHFULNESS, METHODS, PARTS, Metric
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def sections(ledger: Ledger, study: StudyTable, front: Front, rows: Sequence[int
             from analysis.twins import per_image
 
             columns = per_image(ledger, study, row)
-        except InputError as error:
+        except ArtifactError as error:
             why = str(error)
         intervals = score_intervals(study, columns, row)
         made.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from study.command import run_command
-from study.errors import InputError
+from study.errors import ClusterError
 from study.ledger.credentials import USER, derived
 
 
@@ -13,7 +13,7 @@ def main(argv: object = None) -> int:
     """Print user and password, on a machine that holds the cluster's token: where `ray up` was typed, or the head."""
     password = derived("tracking")
     if password is None:
-        raise InputError("no token of a cluster (~/.ray/auth_token) is here; type this where `ray up` was typed")
+        raise ClusterError("no token of a cluster (~/.ray/auth_token) is here; type this where `ray up` was typed")
     print(f"user {USER}   password {password}")
     return 0
 

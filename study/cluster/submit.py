@@ -14,7 +14,7 @@ from pathlib import Path
 
 from study.cluster.detached import ATTACHED, ENDED
 from study.cluster.place import connection
-from study.errors import InputError
+from study.errors import ClusterError
 
 _CHECKOUT = "~/study"  # where the cluster file puts this checkout
 # The line in which a session says where its ledger is.
@@ -48,12 +48,12 @@ def submit(file: Path, name: str, spec: Path, told: Sequence[str]) -> int:
     """Run the study on the head of ``file``'s cluster, or show the session that runs already; its exit code.
 
     The specification travels with the command, so that the one typed here is the one that runs there. Raises
-    :class:`InputError` where the head cannot be reached.
+    :class:`ClusterError` where the head cannot be reached.
     """
     print(f"cluster {file}: asking for its head ...", flush=True)
     address = head_address(file)
     if address is None:
-        raise InputError(f"--cluster {file}: no head is running; start it with `ray up {file}`, or add --local")
+        raise ClusterError(f"--cluster {file}: no head is running; start it with `ray up {file}`, or add --local")
     print(f"running on {address}; closing this terminal does not stop it, the same command shows it again", flush=True)
     there = f"results/.submitted/{name}.yaml"
     packed = base64.b64encode(spec.read_bytes()).decode()
@@ -73,7 +73,7 @@ def ask(file: Path, module: str, arguments: Sequence[str]) -> int:
     """Run another command of this project on the head and show what it prints; its exit code."""
     address = head_address(file)
     if address is None:
-        raise InputError(f"--cluster {file}: no head is running; start it with `ray up {file}`, or add --local")
+        raise ClusterError(f"--cluster {file}: no head is running; start it with `ray up {file}`, or add --local")
     command = shlex.join([".venv/bin/python", "-m", module, *arguments])
     return _show_on_terminal(file, address, f"cd {_CHECKOUT} && echo '{ATTACHED}new' && {command}; echo '{ENDED}'$?")
 
@@ -119,7 +119,7 @@ def _show_on_terminal(file: Path, address: str, script: str) -> int:
         process.wait()
     if code is None and not attached:
         last = next((line for line in reversed(before) if line.strip()), "no answer")
-        raise InputError(f"--cluster {file}: the head at {address} cannot be used ({last.strip()[:200]})")
+        raise ClusterError(f"--cluster {file}: the head at {address} cannot be used ({last.strip()[:200]})")
     if code is None:
         print("the connection is lost; the study goes on there, the same command shows it again", file=sys.stderr)
         return EXIT_LOST
@@ -146,7 +146,7 @@ def _ray(*arguments: str) -> subprocess.CompletedProcess[str]:
             check=False,
         )
     except OSError as error:
-        raise InputError(
+        raise ClusterError(
             f"--cluster: Ray's program cannot be started ({error.strerror}); is `ray` installed?"
         ) from None
 

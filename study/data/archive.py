@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from study.data.arrays import SIDE, Arrays, check_labels
 from study.data.parquet import N_COARSE, N_FINE
-from study.errors import InputError
+from study.errors import InputError, StorageError
 
 FILES = ("train", "test", "meta")
 #: All that the published files need to rebuild their arrays.
@@ -39,7 +39,7 @@ def is_archive(folder: Path) -> bool:
 
 
 def read(folder: Path, split: str, tick: Callable[[int], None]) -> Arrays:
-    """One split. Raises :class:`InputError` naming the file that is missing, damaged or of another kind."""
+    """One split. Raises :class:`StorageError` or :class:`InputError` for a file not readable or of another kind."""
     file = folder / split
     content = _load(file)
     try:
@@ -47,15 +47,16 @@ def read(folder: Path, split: str, tick: Callable[[int], None]) -> Arrays:
         fine = _labels(content, b"fine_labels")
         coarse = _labels(content, b"coarse_labels")
     except KeyError as error:
-        raise InputError(f"{file}: lacks {error}; fetch the archive again") from None
+        raise InputError(f"lacks {error}; fetch the archive again", file=file) from None
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{file}: is not CIFAR-100's ({error}); fetch the archive again") from None
+        raise InputError(f"is not CIFAR-100's ({error}); fetch the archive again", file=file) from None
     if data.ndim != 2 or data.shape[1] != 3 * SIDE * SIDE or not len(data) == len(fine) == len(coarse) > 0:
         raise InputError(
-            f"{file}: holds {data.shape} bytes for {len(fine)} labels; {SIDE}×{SIDE} colour images are needed"
+            f"holds {data.shape} bytes for {len(fine)} labels; {SIDE}×{SIDE} colour images are needed",
+            file=file,
         )
-    check_labels(fine, N_FINE, str(file), "fine_labels")
-    check_labels(coarse, N_COARSE, str(file), "coarse_labels")
+    check_labels(fine, N_FINE, file, "fine_labels")
+    check_labels(coarse, N_COARSE, file, "coarse_labels")
     tick(len(data))
     return Arrays(data.reshape(-1, 3, SIDE, SIDE), fine, coarse)
 
@@ -67,7 +68,7 @@ def class_names(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
             n.decode() for n in content[b"coarse_label_names"]
         )
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
-        raise InputError(f"{folder / 'meta'}: lacks {error}; fetch the archive again") from None
+        raise InputError(f"lacks {error}; fetch the archive again", file=folder / "meta") from None
 
 
 def _pixels(values: Any) -> NDArray[np.uint8]:
@@ -89,9 +90,9 @@ def _load(file: Path) -> dict[bytes, Any]:
         with file.open("rb") as stream:
             content = _Reader(stream, encoding="bytes").load()
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); fetch the archive again") from None
+        raise StorageError(f"cannot be read ({error.strerror}); fetch the archive again", file=file) from None
     except Exception as error:
-        raise InputError(f"{file}: is truncated or not CIFAR-100's ({error}); fetch the archive again") from None
+        raise InputError(f"is truncated or not CIFAR-100's ({error}); fetch the archive again", file=file) from None
     if not isinstance(content, dict):
-        raise InputError(f"{file}: is not CIFAR-100's; fetch the archive again")
+        raise InputError("is not CIFAR-100's; fetch the archive again", file=file)
     return content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,10 @@ class Arrays:
     masks: NDArray[np.bool_] | None = None
 
 
-def check_labels(labels: NDArray[np.int64], n_classes: int, where: str, column: str) -> None:
+def check_labels(labels: NDArray[np.int64], n_classes: int, file: Path, column: str) -> None:
     """Raises :class:`InputError` naming the first label outside [0, n_classes)."""
     bad = np.flatnonzero((labels < 0) | (labels >= n_classes))
     if len(bad):
         raise InputError(
-            f"{where}: row {bad[0]}: {column} {labels[bad[0]]} is out of range; labels go from 0 to {n_classes - 1}"
+            f"row {bad[0]}: {column} {labels[bad[0]]} is out of range; labels go from 0 to {n_classes - 1}", file=file
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from study.data.arrays import Arrays
-from study.errors import InputError
+from study.errors import StorageError
 from study.storage.atomic import hidden_beside, move_into_place, write_atomically
 
 FORMAT = 1  # raise it when the files below change
@@ -32,7 +32,7 @@ def cached(folder: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
     """The arrays stored under ``key``, memory-mapped; ``make`` is called where they are missing or damaged.
 
     Where two processes make the same entry at once, the first to rename wins and both succeed. Raises
-    :class:`InputError` where the cache cannot be written.
+    :class:`StorageError` where the cache cannot be written.
     """
     entry = folder / f"v{FORMAT}" / key
     found = _open(entry)
@@ -45,7 +45,7 @@ def cached(folder: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
             _write(part, arrays)
             _replace(part, entry)
     except OSError as error:
-        raise InputError(
+        raise StorageError(
             f"cache {folder}: cannot be written ({error.strerror or error}); set STUDY_CACHE to a folder with room"
         ) from None
     stored = _open(entry)
@@ -103,7 +103,7 @@ def hash_files(folder: Path, files: Sequence[Path]) -> str:
         with file.open("rb") as stream:
             digest.update(f"{file.name}:{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
     # Only a memo: a cache that cannot be written is reported by `cached`.
-    with contextlib.suppress(OSError, InputError):
+    with contextlib.suppress(OSError, StorageError):
         memo.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(memo, digest.hexdigest().encode())
     return digest.hexdigest()

@@ -16,7 +16,7 @@ from study.config import DataConfig, TrialConfig
 from study.data.arrays import Arrays
 from study.data.cache import cached, default_folder
 from study.data.sources import Source, open_source
-from study.errors import InputError
+from study.errors import ArtifactError, InputError
 from study.names import MODEL_CONFIG_FILE
 
 
@@ -60,7 +60,7 @@ class Dataset:
 
     @property
     def test_fingerprint(self) -> str:
-        """SHA-256 of the test split's content, of which nothing is decoded. Raises :class:`InputError` without one."""
+        """SHA-256 of the test split's content, of which nothing is decoded. Raises :class:`StudyError` without one."""
         return self._source.fingerprint(self._folder, "test")
 
     def test(self) -> Split:
@@ -126,17 +126,17 @@ def split_rows(labels: NDArray[np.int64], config: DataConfig) -> tuple[NDArray[n
     for i, (name, wanted) in enumerate((("train", config.train_images), ("validation", config.validation_images))):
         rows = np.concatenate(parts[i])[np.argsort(np.concatenate(places[i]), kind="stable")]
         if wanted is not None and wanted > len(rows):
-            raise InputError(f"data.{name}_images: {wanted} are asked for and the {name} split has {len(rows)}")
+            raise InputError(f"{wanted} are asked for and the {name} split has {len(rows)}", key=f"data.{name}_images")
         out.append(rows[:wanted])
     if not len(out[0]):
-        raise InputError("data.validation_fraction: leaves no training images; there are too few of them")
+        raise InputError("leaves no training images; there are too few of them", key="data.validation_fraction")
     return out[0], out[1]
 
 
 def open_dataset(config: DataConfig, *, cache: Path | None = None, progress: bool = False) -> Dataset:
     """Open a source; the first time, its images are decoded into the cache. ``cache``: another folder for it.
 
-    Raises :class:`InputError` where the source or a key of ``config`` cannot be used.
+    Raises :class:`StudyError` where the source or a key of ``config`` cannot be used.
     """
     folder = cache or default_folder()
     return Dataset(config, open_source(config.source, folder, progress), folder, progress)
@@ -164,13 +164,13 @@ def _ticks(progress: bool, text: str) -> Iterator[Callable[[int], None]]:
 def open_card_data(card: Mapping[str, Any], source: str | None) -> tuple[TrialConfig, Dataset]:
     """The configuration in a network's card, and its images; ``source``: where they are on this machine.
 
-    Raises :class:`InputError` where they are missing or have other content than those of the training.
+    Raises :class:`StudyError` where they are missing or have other content than those of the training.
     """
     try:
         config, wanted = TrialConfig.from_dict(dict(card["config"])), str(card["data_fingerprint"])
     except (KeyError, TypeError) as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"{MODEL_CONFIG_FILE}: is not one of this program ({what})") from None
+        raise ArtifactError(f"is not one of this program ({what})", file=MODEL_CONFIG_FILE) from None
     data = dataclasses.replace(config.data, source=source) if source else config.data
     dataset = open_dataset(data)
     if dataset.fingerprint != wanted:

@@ -11,7 +11,7 @@ import tarfile
 from pathlib import Path
 
 from study.data import archive
-from study.errors import InputError
+from study.errors import StorageError, UnavailableError
 from study.storage.atomic import hidden_beside, move_into_place
 
 _SECONDS = 15.0  # without an answer for so long, the download fails
@@ -20,7 +20,8 @@ _SECONDS = 15.0  # without an answer for so long, the download fails
 def cifar100(cache_folder: Path, progress: bool) -> Path:
     """The folder of the unpacked archive, downloaded into the cache the first time.
 
-    Raises :class:`InputError` where it cannot be downloaded or stored, or does not have the published checksum.
+    Raises :class:`UnavailableError` where it cannot be downloaded or does not have the published checksum,
+    :class:`StorageError` where it cannot be stored.
     """
     folder = cache_folder / "cifar100" / "cifar-100-python"
     if _whole(folder):
@@ -29,14 +30,14 @@ def cifar100(cache_folder: Path, progress: bool) -> Path:
         try:
             part.mkdir(parents=True)
         except OSError as error:
-            raise InputError(
+            raise StorageError(
                 f"cache {cache_folder}: cannot be written ({error.strerror}); set STUDY_CACHE to a folder with room"
             ) from None
         _fetch(part, progress)
         with contextlib.suppress(OSError):  # there already: another process was first
             move_into_place(part / folder.name, folder)
     if not _whole(folder):
-        raise InputError(f"{folder}: is not whole; remove this folder and start again")
+        raise StorageError("is not whole; remove this folder and start again", file=folder)
     return folder
 
 
@@ -55,7 +56,7 @@ def _fetch(part: Path, progress: bool) -> None:
             CIFAR100(str(part), download=True)
     except (OSError, RuntimeError, EOFError, http.client.HTTPException, tarfile.TarError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
+        raise UnavailableError(
             f"data cifar100: cannot be fetched ({reason}); "
             "give a folder of its Parquet or cifar-100-python files with --data"
         ) from None

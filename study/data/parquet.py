@@ -24,7 +24,7 @@ def files_of(folder: Path, split: str) -> list[Path]:
     """The files of one split, by name. Raises :class:`InputError` where there are none."""
     files = sorted(folder.glob(f"{split}*.parquet"))
     if not files:
-        raise InputError(f"{folder}: has no {split}*.parquet; give the folder of the Parquet files")
+        raise InputError(f"has no {split}*.parquet; give the folder of the Parquet files", file=folder)
     return files
 
 
@@ -42,23 +42,25 @@ def read(files: Sequence[Path], tick: Callable[[int], None]) -> Arrays:
         columns = [c for c in ("img", "fine_label", "coarse_label") if c not in table.column_names]
         if columns:
             raise InputError(
-                f"{file}: has no column {columns[0]}; it has {', '.join(table.column_names) or 'none'}, "
-                "and img, fine_label, coarse_label are needed"
+                f"has no column {columns[0]}; it has {', '.join(table.column_names) or 'none'}, "
+                "and img, fine_label, coarse_label are needed",
+                file=file,
             )
         for column, n, into in (("fine_label", N_FINE, fine), ("coarse_label", N_COARSE, coarse)):
             values = table[column]
             if not pa.types.is_integer(values.type) or values.null_count:  # to_numpy would round or garble them
                 nulls = f" with {values.null_count} nulls" if values.null_count else ""
                 raise InputError(
-                    f"{file}: {column} is not a column of integers (it is {values.type}{nulls}); fetch the file again"
+                    f"{column} is not a column of integers (it is {values.type}{nulls}); fetch the file again",
+                    file=file,
                 )
             labels = values.to_numpy().astype(np.int64)
-            check_labels(labels, n, str(file), column)
+            check_labels(labels, n, file, column)
             into.append(labels)
         images.append(_decode(file, table["img"], tick))
     out = np.concatenate(images)
     if not len(out):
-        raise InputError(f"{files[0]}: has no rows; fetch the file again")
+        raise InputError("has no rows; fetch the file again", file=files[0])
     return Arrays(out, np.concatenate(fine), np.concatenate(coarse))
 
 
@@ -76,7 +78,7 @@ def _table(file: Path) -> pa.Table:
         return parquet.read_table(file)
     except (pa.ArrowException, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"{file}: is truncated or not Parquet ({reason}); fetch it again") from None
+        raise InputError(f"is truncated or not Parquet ({reason}); fetch it again", file=file) from None
 
 
 def _decode(file: Path, column: Any, tick: Callable[[int], None]) -> NDArray[np.uint8]:
@@ -84,21 +86,23 @@ def _decode(file: Path, column: Any, tick: Callable[[int], None]) -> NDArray[np.
     for row, value in enumerate(column.to_pylist()):
         data: Any = value.get("bytes") if isinstance(value, dict) else value
         if not data:
-            raise InputError(f"{file}: row {row}: the image cannot be decoded (it is empty); fetch the file again")
+            raise InputError(f"row {row}: the image cannot be decoded (it is empty); fetch the file again", file=file)
         try:
             image = Image.open(io.BytesIO(data))
             image.load()
         except Exception as error:
             reason = "not an image" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
             raise InputError(
-                f"{file}: row {row}: the image cannot be decoded ({reason}); fetch the file again"
+                f"row {row}: the image cannot be decoded ({reason}); fetch the file again",
+                file=file,
             ) from None
         if image.size != (SIDE, SIDE):
             raise InputError(
-                f"{file}: row {row}: the image is {image.size[0]}×{image.size[1]} pixels; {SIDE}×{SIDE} is needed"
+                f"row {row}: the image is {image.size[0]}×{image.size[1]} pixels; {SIDE}×{SIDE} is needed",
+                file=file,
             )
         if image.mode != "RGB":  # converting would hide that these are not the images of the published set
-            raise InputError(f"{file}: row {row}: the image's mode is {image.mode}; RGB is needed, convert it first")
+            raise InputError(f"row {row}: the image's mode is {image.mode}; RGB is needed, convert it first", file=file)
         images[row] = np.asarray(image).transpose(2, 0, 1)
         if row % 1000 == 999:
             tick(1000)

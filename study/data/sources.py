@@ -11,7 +11,7 @@ from pathlib import Path
 from study.data import archive, download, parquet, shapes
 from study.data.arrays import Arrays
 from study.data.cache import hash_files
-from study.errors import InputError
+from study.errors import InputError, StorageError
 
 Channels = tuple[float, float, float]
 
@@ -24,7 +24,7 @@ class Source(ABC):
 
     @abstractmethod
     def fingerprint(self, cache_folder: Path, split: str) -> str:
-        """SHA-256 (hex) of the content of a split, whatever its path. Raises :class:`InputError` without one."""
+        """SHA-256 (hex) of the content of a split, whatever its path. Raises :class:`StudyError`."""
 
     @abstractmethod
     def read(self, split: str, tick: Callable[[int], None]) -> Arrays:
@@ -48,7 +48,7 @@ class Shapes(Source):
 
     def classes(self, labels: str) -> tuple[str, ...]:
         if labels == "coarse":
-            raise InputError("data.labels: shapes has no coarse labels; use labels: fine")
+            raise InputError("shapes has no coarse labels; use labels: fine", key="data.labels")
         return shapes.CLASSES
 
 
@@ -73,7 +73,9 @@ class Folder(Source):
         try:
             return hash_files(cache_folder, files)
         except OSError as error:
-            raise InputError(f"{error.filename}: cannot be read ({error.strerror}); fetch the data again") from None
+            raise StorageError(
+                f"cannot be read ({error.strerror}); fetch the data again", file=error.filename
+            ) from None
 
     def classes(self, labels: str) -> tuple[str, ...]:
         fine, coarse = self.class_names()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study import metrics, names
-from study.errors import InputError
+from study.errors import ArtifactError, ComparisonError
 from study.metrics import METHODS, PARTS, SAME_MAP
 
 Floats = NDArray[np.float64]
@@ -40,7 +40,7 @@ def image_scores(per_image: Mapping[str, Floats]) -> dict[str, Floats]:
     """Per image: label, accuracy (0 or 100), undefined (%), the five parts (%), the candidates and faithfulness.
 
     All but the first two are means over distinct methods, so the mean over images is the network's score. What masking
-    made is as long as the images that were masked. Raises :class:`InputError` where a column is missing.
+    made is as long as the images that were masked. Raises :class:`ArtifactError` where a column is missing.
     """
     given = list(dict.fromkeys(name.split("/")[0] for name in per_image if name.split("/")[0] in METHODS))
     distinct = [method for method in given if SAME_MAP.get(method) not in given]
@@ -56,7 +56,7 @@ def image_scores(per_image: Mapping[str, Floats]) -> dict[str, Floats]:
         }
         scores |= {name: mean(name) for name in (*PARTS, *_OF_METHODS)}
     except KeyError as error:
-        raise InputError(f"{names.PER_IMAGE_FILE} lacks the column {error}; score the network again") from None
+        raise ArtifactError(f"{names.PER_IMAGE_FILE} lacks the column {error}; score the network again") from None
     return {**scores, "faithfulness": scores[metrics.FAITHFULNESS_IS.name]}
 
 
@@ -69,18 +69,18 @@ def masking_share(per_image: Mapping[str, Floats]) -> float:
 
 
 def compare(regularized: Mapping[str, Floats], plain: Mapping[str, Floats]) -> dict[str, Difference]:
-    """Paired differences of :func:`image_scores`. Raises :class:`InputError` for different images."""
+    """Paired differences of :func:`image_scores`. Raises :class:`ComparisonError` for different images."""
     if not np.array_equal(regularized["label"], plain["label"]):
-        raise InputError("the two were scored on different images")
+        raise ComparisonError("the two were scored on different images")
     found = {}
     for name in regularized:
         if name == "label":
             continue
         if regularized[name].shape != plain[name].shape:
-            raise InputError("the two were scored on different images")
+            raise ComparisonError("the two were scored on different images")
         delta = regularized[name] - plain[name]
         if not np.isfinite(delta).all():
-            raise InputError("a score of an image is not finite")
+            raise ComparisonError("a score of an image is not finite")
         found[name] = mean_with_interval(delta)
     return found
 

@@ -115,7 +115,7 @@ def _head(places: Sequence[str]) -> list[str]:
 
 
 def differences(first: str, second: str, a: FaithfulnessReport, b: FaithfulnessReport) -> list[str]:
-    """First minus second, paired by image. Raises :class:`InputError` for other images."""
+    """First minus second, paired by image. Raises :class:`ComparisonError` for other images."""
     found = compare(image_scores(a.per_image), image_scores(b.per_image))
     masked = f", {a.masking_images} of them masked" if a.masking_images < a.images else ""
     lines = [f"{first} minus {second}, paired over {a.images} images{masked} (95 % bootstrap)"]

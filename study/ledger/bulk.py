@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from study import metrics, names
-from study.errors import InputError
+from study.errors import LedgerError
 from study.ledger.mlflow_internals import engine_of, request
 from study.ledger.records import EPOCH_METRIC, Histories, TrialRecord, read_run
 from study.ledger.sql import DatabaseReader
@@ -33,7 +33,7 @@ class BulkReader(Protocol):
         """Every value of every metric of these runs but the epoch itself and system metrics.
 
         ``epochs`` is the largest number that a run can have logged; it bounds what one request to a server asks for.
-        Raises :class:`InputError` where a server does not answer with histories.
+        Raises :class:`LedgerError` where a server does not answer with histories.
         """
 
 
@@ -80,7 +80,7 @@ class ServerReader:
         asked = {"run_id": run_ids, "metric_key": name, "max_results": _VALUES_PER_REQUEST}
         answer = request(self._client, "GET", _HISTORY, params=asked)
         if answer.status_code != 200:
-            raise InputError(
+            raise LedgerError(
                 f"the tracking server refuses metric histories (HTTP {answer.status_code}); it must be "
                 "MLflow 2 or newer, and you must be allowed to read the experiment"
             )

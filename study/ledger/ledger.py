@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from study import names
-from study.errors import InputError
+from study.errors import ArtifactError, InputError
 from study.ledger import presentation
 from study.ledger.attempts import SupersededError, new_attempt
 from study.ledger.bulk import BulkReader, bulk_reader
@@ -168,7 +168,7 @@ class Ledger:
         try:
             spec = json.loads("".join(spec_parts(run.data.tags).values()))
         except ValueError:
-            raise InputError(
+            raise ArtifactError(
                 f"study {self.study!r}: its specification in the ledger {masked(self.tracking_uri)} cannot be read; "
                 "type its study.run command again to restore it"
             ) from None
@@ -201,12 +201,12 @@ class Ledger:
         return bulk_reader(self._client, self._opened().experiment.id)
 
     def download(self, run_id: str, artifact_path: str, dst: Path) -> Path:
-        """Copy one artifact into the folder ``dst``; its path there. Raises :class:`InputError` where there is none."""
+        """Copy one artifact into the folder ``dst``; its path there. Raises :class:`ArtifactError` if it fails."""
         dst.mkdir(parents=True, exist_ok=True)
         try:
             return Path(self._client.download_artifacts(run_id, artifact_path, str(dst)))
         except Exception as error:
-            raise InputError(
+            raise ArtifactError(
                 f"study {self.study!r}: artifact {artifact_path} of run {run_id} cannot be had ({first_line(error)}); "
                 "is its artifact folder reachable from this machine?"
             ) from None

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from study import names
-from study.errors import InputError
+from study.errors import ClusterError, LedgerError
 from study.ledger.credentials import USER, derived
 from study.ledger.store import create_store
 from study.ledger.tracking import default_tracking_uri, locked, probe
@@ -34,7 +34,8 @@ def serve(storage: Path, host: str) -> str:
     """The URI of the tracking server at ``host`` for the ledger in ``storage``; it is started where none answers.
 
     It listens on ``host`` alone, a private address, asks for the password that is derived from the cluster's token, and
-    outlives this process. Raises :class:`InputError` where there is no token, or the server does not answer in time.
+    outlives this process. Raises :class:`ClusterError` where there is no token,
+    :class:`LedgerError` where the server does not answer in time.
     """
     uri = f"http://{host}:{PORT}"
     folder = Path.home() / ".study" / "tracking"
@@ -44,7 +45,7 @@ def serve(storage: Path, host: str) -> str:
             return uri
         password = derived("tracking")
         if password is None:
-            raise InputError(
+            raise ClusterError(
                 "tracking server: this cluster's machine has no token (~/.ray/auth_token); make one with "
                 "`ray get-auth-token --generate` and bring the cluster up again, or name a server with --tracking-uri"
             )
@@ -56,7 +57,7 @@ def serve(storage: Path, host: str) -> str:
         deadline = time.monotonic() + _START_SECONDS
         while not _answers(uri):
             if time.monotonic() > deadline:
-                raise InputError(f"tracking server {uri}: it does not come up; its log is {folder / 'log'}")
+                raise LedgerError(f"tracking server {uri}: it does not come up; its log is {folder / 'log'}")
             time.sleep(0.5)
     return uri
 
@@ -64,7 +65,7 @@ def serve(storage: Path, host: str) -> str:
 def _answers(uri: str) -> bool:
     try:
         probe(uri)
-    except InputError:
+    except LedgerError:
         return False
     return True
 

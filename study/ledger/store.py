@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
-from study.errors import InputError
+from study.errors import InputError, LedgerError, StorageError
 from study.ledger.credentials import offer
 from study.ledger.tracking import first_line, locked, masked, probe, sqlite_path
 from study.storage.atomic import move_into_place
@@ -31,8 +31,8 @@ def create_store(tracking_uri: str) -> None:
     """Make sure that the store exists and answers, before several processes open it.
 
     Processes that open a new SQLite store at the same time all run its migrations and fail. So it is created here,
-    under a file lock and another name, and renamed when it is complete. Raises :class:`InputError` where a server does
-    not answer within 5 s, the folder is not writable, or the file is not an MLflow store.
+    under a file lock and another name, and renamed when it is complete. Raises :class:`LedgerError` where a server does
+    not answer within 5 s or the file is not an MLflow store, :class:`StorageError` where the folder is not writable.
     """
     path = sqlite_path(tracking_uri)
     if path is None:
@@ -47,27 +47,28 @@ def create_store(tracking_uri: str) -> None:
                 connect(f"sqlite:///{part}", create=True)
                 move_into_place(part, path)
     except OSError as error:
-        raise InputError(
+        raise StorageError(
             f"ledger {path}: cannot be created ({error.strerror}); choose another --storage or --tracking-uri"
         ) from None
     connect(tracking_uri)
 
 
 def check_artifact_store(location: str | None) -> None:
-    """Raises :class:`InputError` where the package that MLflow needs for an object store is not installed.
+    """Raises :class:`LedgerError` where the package that MLflow needs for an object store is not installed.
 
     The first upload would fail without it, and a writer would take that for a ledger that is away and try for ever.
     """
     package = _OBJECT_STORES.get(urlsplit(location or "").scheme)
     if package and find_spec(package.partition(".")[0]) is None:
         install = package.replace(".", "-")
-        raise InputError(f"artifacts in {location}: MLflow needs {install} for it; pip install {install}")
+        raise LedgerError(f"artifacts in {location}: MLflow needs {install} for it; pip install {install}")
 
 
 def connect(tracking_uri: str, *, create: bool = False) -> Any:
     """An ``MlflowClient`` whose store is known to answer; ``create`` allows a new SQLite file.
 
-    Raises :class:`InputError` where the store does not answer, does not exist, or is not one of MLflow's.
+    Raises :class:`LedgerError` where the store does not answer or is not one of MLflow's, :class:`InputError` where it
+    does not exist.
     """
     scheme = urlsplit(tracking_uri).scheme
     if scheme in ("", "file"):
@@ -90,7 +91,7 @@ def connect(tracking_uri: str, *, create: bool = False) -> Any:
         client = MlflowClient(tracking_uri=tracking_uri)
         client.search_experiments(max_results=1)
     except Exception as error:
-        raise InputError(
+        raise LedgerError(
             f"ledger {masked(tracking_uri)}: MLflow cannot open it ({first_line(error)}); "
             "check --tracking-uri, or move the file away to start a new ledger"
         ) from None
@@ -98,6 +99,6 @@ def connect(tracking_uri: str, *, create: bool = False) -> Any:
 
 
 def studies(tracking_uri: str) -> dict[str, str]:
-    """Name and MLflow's experiment id of every study, the newest first. Raises :class:`InputError`."""
+    """Name and MLflow's experiment id of every study, the newest first. Raises as :func:`connect` does."""
     found = connect(tracking_uri).search_experiments(order_by=["creation_time DESC"])
     return {e.name: e.experiment_id for e in found if e.name != "Default"}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from study import names
-from study.errors import InputError
+from study.errors import LedgerError
 
 _PROBE_SECONDS = 5.0
 
@@ -22,7 +22,7 @@ def default_tracking_uri(storage: Path) -> str:
 
 
 def probe(tracking_uri: str) -> None:
-    """Raises :class:`InputError` where no server answers within 5 s; MLflow itself would retry for minutes.
+    """Raises :class:`LedgerError` where no server answers within 5 s; MLflow itself would retry for minutes.
 
     Any HTTP answer counts, also a refusal, which MLflow reports later.
     """
@@ -31,7 +31,7 @@ def probe(tracking_uri: str) -> None:
     except urllib.error.HTTPError:
         return
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise InputError(
+        raise LedgerError(
             f"tracking server {masked(tracking_uri)}: no answer ({first_line(getattr(error, 'reason', error))}); "
             "start it, or leave --tracking-uri out to use mlflow.db in the results folder"
         ) from None

@@ -30,7 +30,7 @@ def build(name: str, n_classes: int) -> nn.Module:
     parts above, and one with a non-linearity that guided backpropagation would miss.
     """
     if name not in NETWORKS:
-        raise InputError(f"network: unknown value {name!r}; choose one of {', '.join(NETWORKS)}")
+        raise InputError(f"unknown value {name!r}; choose one of {', '.join(NETWORKS)}", key="network")
     if isinstance(n_classes, bool) or not isinstance(n_classes, int) or n_classes < 2:
         raise InputError(f"network {name}: {n_classes!r} classes; a classifier needs at least 2")
     module_name, _, function_name = NETWORKS[name].partition(":")

@@ -172,7 +172,7 @@ def plan_study(
     profile_file: str | None = None,
     save_file: str | None = None,
 ) -> int:
-    """Time or read, play, print. Raises :class:`InputError`."""
+    """Time or read, play, print."""
     for option, value in (("--at-once", at_once), ("--price", price)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise InputError(f"{option} {value:g}: must be above 0")

@@ -97,7 +97,7 @@ class Profile:
         )
 
     def write(self, file: Path) -> None:
-        """Atomically. Raises :class:`InputError` where the file cannot be written."""
+        """Atomically. Raises :class:`StorageError` where the file cannot be written."""
         write_atomically(file, (json.dumps({"format": _FORMAT, **dataclasses.asdict(self)}, indent=2) + "\n").encode())
 
     @classmethod

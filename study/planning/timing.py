@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from study.config import TrialConfig
-from study.errors import InputError
+from study.errors import InputError, StudyError, UnavailableError
 from study.names import PER_IMAGE_FILE
 from study.planning.speeds import SPEED_KEYS, Profile, Speed
 from study.spec.space import Choice, Point, complete
@@ -74,7 +74,7 @@ def slots(spec: StudySpec) -> int:
 def measure(spec: StudySpec, *, n_classes: int, at_once: int, seconds: float = _SECONDS) -> Profile:
     """Time the space of ``spec`` on this machine with ``at_once`` processes, fewer where it has no room for them.
 
-    Raises :class:`InputError` where a process that times dies (memory, most often).
+    Raises :class:`UnavailableError` where a process that times dies (memory, most often).
     """
     import torch
 
@@ -143,11 +143,11 @@ def _received(pipe: Connection) -> Any:
     try:
         result = pipe.recv()
     except EOFError:
-        raise InputError(
+        raise UnavailableError(
             "--plan: a process that timed a network died; with less memory than trials need, lower --at-once or "
             "resources in the specification"
         ) from None
-    if isinstance(result, InputError):
+    if isinstance(result, StudyError):
         raise result
     return result
 
@@ -217,7 +217,7 @@ def _child(
             {"times": t, "bytes": bench.sizes(), "scaled": bench.scale != 1, "scored_images": bench.scored_images}
             for t, bench in zip(times, benches, strict=True)
         ])  # fmt: skip
-    except InputError as error:
+    except StudyError as error:
         barrier.abort()
         pipe.send(error)
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from study import metrics, names
-from study.errors import InputError
+from study.errors import UnavailableError
 from study.faithfulness.report import FaithfulnessReport, write_per_image
 from study.ledger import Ledger, SupersededError, TrialRecord
 from study.rescoring.stored_networks import NetworkOpener
@@ -70,7 +70,7 @@ def rescore(
             try:
                 ledger.rescore(record, protocol, scores, files)
             except SupersededError:
-                raise InputError(
+                raise UnavailableError(
                     f"trial {record.trial} has been taken up by a session of the study; let that end, then type the "
                     "same command"
                 ) from None

@@ -14,7 +14,7 @@ from torch import nn
 from study import names
 from study.config import TrialConfig
 from study.data import Dataset, open_card_data
-from study.errors import InputError
+from study.errors import ArtifactError, InputError
 from study.ledger import Ledger, TrialRecord
 from study.networks import build
 from study.storage.storage import Storage, trial_folder
@@ -61,7 +61,7 @@ class NetworkOpener:
             network, card = self._downloaded(record)
         except InputError as error:
             if not (folder / names.MODEL_CONFIG_FILE).exists():
-                raise InputError(
+                raise ArtifactError(
                     f"trial {record.trial} is complete and its network cannot be had: {error}; bring it back, or "
                     "delete its run in MLflow"
                 ) from None

@@ -81,7 +81,7 @@ def saliency_maps(
     """
     for method in methods:
         if method not in METHODS:
-            raise InputError(f"evaluation.methods: unknown value {method!r}; choose one of {', '.join(METHODS)}")
+            raise InputError(f"unknown value {method!r}; choose one of {', '.join(METHODS)}", key="evaluation.methods")
     with evaluating(network), torch.no_grad():
         inference = folded(network) if inference is None and "score_cam" in methods else inference or network
         a_NKhw = inference.features(x_NCHW)  # type: ignore[operator]

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from study import names
-from study.errors import InputError
+from study.errors import ArtifactError
 from study.metrics import MAX_UNDEFINED_SHARE, OBJECTIVES, UNDEFINED_SHARE, Metric
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def violations(report: Mapping[str, float], constraints: Mapping[str, Constraint
 def constraints_of(study: str, spec: Mapping[str, Any]) -> dict[str, Constraint]:
     """The constraints of a specification as the ledger holds it: plain values.
 
-    Raises :class:`InputError` where they are none of this version.
+    Raises :class:`ArtifactError` where they are none of this version.
     """
     from study.spec.terms import Constraint
 
@@ -89,7 +89,7 @@ def constraints_of(study: str, spec: Mapping[str, Any]) -> dict[str, Constraint]
             raise ValueError(f"unknown metric {unknown[0]!r}")
         return {name: Constraint.model_validate(value) for name, value in given.items()}
     except (ValueError, AttributeError, TypeError):
-        raise InputError(
+        raise ArtifactError(
             f"study {study!r}: its specification in the ledger has constraints that this version cannot read: {given}; "
             "was another version in use?"
         ) from None

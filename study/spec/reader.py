@@ -68,18 +68,19 @@ def read_yaml(path: Path) -> tuple[Any, yaml.Node | None]:
         with path.open("rb") as file:
             content = file.read(_LARGEST_FILE + 1)
         if len(content) > _LARGEST_FILE:
-            raise InputError(f"{path}: larger than {_LARGEST_FILE >> 20} MiB; a specification is a page")
+            raise InputError(f"larger than {_LARGEST_FILE >> 20} MiB; a specification is a page", file=path)
         text = content.decode()
         _check_events(path, yaml.parse(text, Loader=_Loader))
         return yaml.load(text, Loader=_Loader), yaml.compose(text, Loader=_Loader)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such specification; see search_spaces/ for those that come with it") from None
+        raise InputError("no such specification; see search_spaces/ for those that come with it", file=path) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+        raise InputError(f"cannot be read: {error}", file=path) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not valid"
-        raise InputError(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML: {problem}") from None
+        line = mark.line + 1 if mark else 1
+        raise InputError(f"not valid YAML: {problem}", file=path, line=line) from None
 
 
 @dataclass
@@ -95,17 +96,17 @@ def _check_events(path: Path, events: Iterable[yaml.Event]) -> None:
     sizes: dict[str, int] = {}  # anchor -> values that an alias of it stands for
     under_way = [_Open(None)]
     for event in events:
-        line = f"{path}:{event.start_mark.line + 1}"  # type: ignore[union-attr]
+        line = event.start_mark.line + 1  # type: ignore[union-attr]
         if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
             under_way.append(_Open(event.anchor))
             if len(under_way) > _DEEPEST:
-                raise InputError(f"{line}: lists and mappings are nested deeper than {_DEEPEST}")
+                raise InputError(f"lists and mappings are nested deeper than {_DEEPEST}", file=path, line=line)
             continue
         if isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
             ended = under_way.pop()
             anchor, values = ended.anchor, ended.values
         elif isinstance(event, yaml.ScalarEvent):
-            _check_characters(line, event.value)
+            _check_characters(path, line, event.value)
             anchor, values = event.anchor, 1
         elif isinstance(event, yaml.AliasEvent):
             anchor, values = None, sizes.get(event.anchor or "", 1)
@@ -115,10 +116,14 @@ def _check_events(path: Path, events: Iterable[yaml.Event]) -> None:
             sizes[anchor] = values
         under_way[-1].values += values
         if sum(node.values for node in under_way) > _MOST_VALUES:
-            raise InputError(f"{line}: more than {_MOST_VALUES} values, aliases (*name) written out; make it smaller")
+            raise InputError(
+                f"more than {_MOST_VALUES} values, aliases (*name) written out; make it smaller", file=path, line=line
+            )
 
 
-def _check_characters(line: str, text: str) -> None:
+def _check_characters(path: Path, line: int, text: str) -> None:
     for character in text:
         if unicodedata.category(character) in HIDDEN:
-            raise InputError(f"{line}: the value {text[:40]!r} holds U+{ord(character):04X}, which cannot be seen")
+            raise InputError(
+                f"the value {text[:40]!r} holds U+{ord(character):04X}, which cannot be seen", file=path, line=line
+            )

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from study.errors import InputError
+
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -170,7 +172,7 @@ Parameter = Annotated[
 def ordered(space: Mapping[str, Parameter]) -> list[str]:
     """Parameter names with every condition's parameter before its dependants.
 
-    Raises ValueError for a condition on an unknown parameter, in a circle, or that orders words.
+    Raises :class:`InputError` for a condition on an unknown parameter, in a circle, or that orders words.
     """
     order: list[str] = []
     pending = list(space)
@@ -181,19 +183,19 @@ def ordered(space: Mapping[str, Parameter]) -> list[str]:
             condition = space[name].when
             assert condition is not None
             if condition.parameter not in space:
-                raise ValueError(
-                    f"space.{name}.when: a condition on {condition.parameter!r}, which is not in the space; "
-                    f"it has {', '.join(space)}"
+                raise InputError(
+                    f"a condition on {condition.parameter!r}, which is not in the space; it has {', '.join(space)}",
+                    key=f"space.{name}.when",
                 )
-            raise ValueError(f"space.{name}.when: the conditions of {', '.join(pending)} form a circle")
+            raise InputError(f"the conditions of {', '.join(pending)} form a circle", key=f"space.{name}.when")
         for name in ready:
             condition = space[name].when
             if condition is None or condition.op in ("==", "!="):
                 continue
             if any(isinstance(value, str) for value in space[condition.parameter].corners()):
-                raise ValueError(
-                    f"space.{name}.when: {condition.parameter} has words, which {condition.op} cannot order; "
-                    "use == or !="
+                raise InputError(
+                    f"{condition.parameter} has words, which {condition.op} cannot order; use == or !=",
+                    key=f"space.{name}.when",
                 )
         order += ready
         pending = [n for n in pending if n not in ready]
@@ -218,10 +220,10 @@ def complete(space: Mapping[str, Parameter], partial: Mapping[str, Scalar]) -> P
 
 
 def grid(space: Mapping[str, Parameter]) -> Iterator[Point]:
-    """Every distinct point of a space of choices, in the order written. Raises ValueError for a range."""
+    """Every distinct point of a space of choices, in the order written. Raises :class:`InputError` for a range."""
     for name, parameter in space.items():
         if not isinstance(parameter, Choice):
-            raise ValueError(f"space.{name}: a grid needs 'choice: [...]', not a range")
+            raise InputError("a grid needs 'choice: [...]', not a range", key=f"space.{name}")
     seen: list[Point] = []
     for values in itertools.product(*(space[name].corners() for name in space)):
         point = complete(space, dict(zip(space, values, strict=True)))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -72,25 +71,27 @@ class StudySpec(Strict):
     def _check_together(self) -> StudySpec:
         for name in self.scalarize or {}:
             if name not in self.objectives:
-                raise ValueError(f"scalarize: {name!r} is not among the objectives {', '.join(self.objectives)}")
+                raise InputError(f"{name!r} is not among the objectives {', '.join(self.objectives)}", key="scalarize")
         if self.scalarize is not None and not any(self.scalarize.values()):
-            raise ValueError("scalarize: at least one weight must differ from 0")
+            raise InputError("at least one weight must differ from 0", key="scalarize")
         for where, names in (("space", self.space), ("fixed", self.fixed)):
             for name in names:
                 if name not in _TUNABLE:
-                    raise ValueError(f"{where}.{name}: unknown parameter; known are {', '.join(_TUNABLE)}")
+                    raise InputError(f"unknown parameter; known are {', '.join(_TUNABLE)}", key=f"{where}.{name}")
         both = sorted(set(self.space) & set(self.fixed))
         if both:
-            raise ValueError(f"fixed.{both[0]}: stands in 'space' too; keep one of the two")
+            raise InputError("stands in 'space' too; keep one of the two", key=f"fixed.{both[0]}")
         for required in ("network", "lr"):
             if required not in self.space and required not in self.fixed:
-                raise ValueError(f"space.{required}: missing; name it in 'space' or in 'fixed'")
+                raise InputError("missing; name it in 'space' or in 'fixed'", key=f"space.{required}")
         if "reg_gradient" not in self.space:
             self.fixed.setdefault("reg_gradient", REG_GRADIENT)
         ordered(self.space)
         check_constrained(list(self.constraints))
         if self.stopping is not None and "stopping" in self.model_fields_set and not self.fidelity.rungs:
-            raise ValueError("stopping: there is no rung to stop at; name epochs in fidelity.rungs, or write null")
+            raise InputError(
+                "there is no rung to stop at; name epochs in fidelity.rungs, or write null", key="stopping"
+            )
         self._check_values()
         if self.sampler == "grid":
             list(grid(self.space))
@@ -101,30 +102,29 @@ class StudySpec(Strict):
         base = complete(self.space, {})
         for name, parameter in self.space.items():
             for value in parameter.corners():
-                self._try({**base, name: value}, f"space.{name}")
+                self._try({**base, name: value}, name)
         weight = self.space.get("reg_weight")
         if weight is not None and self.sampler != "grid":
             for value in (0.0, PAPER_REG_WEIGHT):
                 if not weight.contains(value):
-                    raise ValueError(
-                        f"space.reg_weight: must contain {value:g}, which is always tried "
-                        "(e.g. {float: [1.0e-3, 10], log: true, zero: true})"
+                    raise InputError(
+                        f"must contain {value:g}, which is always tried "
+                        "(e.g. {float: [1.0e-3, 10], log: true, zero: true})",
+                        key="space.reg_weight",
                     )
         for i, point in enumerate(self.known_points):
             for name, value in point.items():
                 if name not in self.space:
-                    raise ValueError(f"known_points.{i}.{name}: not a parameter of the space")
+                    raise InputError("not a parameter of the space", key=f"known_points.{i}.{name}")
                 if not self.space[name].contains(value):
-                    raise ValueError(f"known_points.{i}.{name}: {value!r} lies outside the space")
+                    raise InputError(f"{value!r} lies outside the space", key=f"known_points.{i}.{name}")
 
-    def _try(self, point: Mapping[str, Scalar], where: str) -> TrialConfig:
+    def _try(self, point: Mapping[str, Scalar], varied: str) -> None:
         try:
-            return self.trial_config(point)
+            self.trial_config(point)
         except InputError as error:
-            key = str(error).split(":")[0]
-            place = f"fixed.{key}" if key in self.fixed else where if key in where else ""
-            text = str(error).split(":", 1)[1].strip() if place else str(error)
-            raise ValueError(f"{place}: {text}" if place else text) from None
+            part = "fixed." if error.key in self.fixed else "space." if error.key == varied else ""
+            raise InputError(error.message, key=part + error.key) from None
 
     def trial_config(self, point: Mapping[str, Scalar]) -> TrialConfig:
         """The trial at one point of the space. Raises :class:`InputError` for a value that cannot be trained."""
@@ -234,7 +234,7 @@ def _known_keys(kind: type, values: Mapping[str, Any], where: str) -> dict[str, 
     known = [f.name for f in dataclasses.fields(kind)]
     for name in values:
         if name not in known:
-            raise InputError(f"{where}.{name}: unknown key; known are {', '.join(known)}")
+            raise InputError(f"unknown key; known are {', '.join(known)}", key=f"{where}.{name}")
     return dict(values)
 
 
@@ -246,7 +246,7 @@ def load_spec(path: str | Path, *, overrides: Mapping[str, Any] | None = None) -
     path = Path(path)
     values, root = read_yaml(path)
     if not isinstance(values, dict):
-        raise InputError(f"{path}:1: a specification is a mapping of keys; see search_spaces/quick.yaml")
+        raise InputError("a specification is a mapping of keys; see search_spaces/quick.yaml", file=path, line=1)
     for key, value in (overrides or {}).items():
         if value is not None:
             *parents, last = key.split(".")
@@ -254,16 +254,13 @@ def load_spec(path: str | Path, *, overrides: Mapping[str, Any] | None = None) -
             for parent in parents:
                 inner = inner.setdefault(parent, {})
                 if not isinstance(inner, dict):
-                    raise InputError(f"{path}: {parent}: must be a mapping of keys")
+                    raise InputError("must be a mapping of keys", key=parent, file=path)
             inner[last] = value
     _absolute_source(values)
     try:
         return StudySpec.model_validate(values)
     except ValidationError as error:
-        raise InputError(_one_line(path, root, error)) from None
-    except InputError as error:
-        place = str(error).split(":")[0].split(".")
-        raise InputError(f"{path}:{_line(root, place)}: {error}") from None
+        raise _refusal(path, root, error) from None
 
 
 def _absolute_source(values: dict[str, Any]) -> None:
@@ -273,8 +270,8 @@ def _absolute_source(values: dict[str, Any]) -> None:
         data["source"] = str(expanded(data["source"], "data.source").absolute())
 
 
-def _one_line(path: Path, root: yaml.Node | None, error: ValidationError) -> str:
-    """The first error of a validation, as ``file:line: key: what is wrong (and how many more)``."""
+def _refusal(path: Path, root: yaml.Node | None, error: ValidationError) -> InputError:
+    """The first error of a validation: its file, line and key, what is wrong and how many more there are."""
     details = error.errors()
     first = details[0]
     places = list(first["loc"])
@@ -282,10 +279,10 @@ def _one_line(path: Path, root: yaml.Node | None, error: ValidationError) -> str
         places.pop()
     loc = [str(part) for part in places if part not in ("float", "int", "choice") or part == places[-1]]
     loc = [part for i, part in enumerate(loc) if loc[i - 1 : i] != [part]]
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    if not loc and re.match(r"^[a-z_]+(\.\w+)*: ", message):  # the checks across keys name their key themselves
-        key, message = message.split(": ", 1)
-        loc = key.split(".")
+    cause = first.get("ctx", {}).get("error")
+    message = str(cause) if isinstance(cause, ValueError) else first["msg"]
+    if not loc and isinstance(cause, InputError):  # the checks across keys name their key themselves
+        loc, message = cause.key.split("."), cause.message
     if first["type"] == "extra_forbidden":
         message = "unknown key; known are " + ", ".join(_siblings(loc))
     elif first["type"] == "missing":
@@ -294,7 +291,7 @@ def _one_line(path: Path, root: yaml.Node | None, error: ValidationError) -> str
         message = _WANTED.get(first["type"], message[:1].lower() + message[1:])
         message = f"{first['input']!r}: {message}"
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    return f"{path}:{_line(root, loc)}: {'.'.join(loc)}: {message}{more}"
+    return InputError(message + more, key=".".join(loc), file=path, line=_line(root, loc))
 
 
 #: pydantic's kinds of errors in the words of YAML.

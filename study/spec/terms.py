@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from study.errors import InputError
 from study.metrics import OBJECTIVES
 from study.spec.space import Strict
 
@@ -84,10 +85,10 @@ class Constraint(Strict):
 
 
 def check_constrained(names: list[str]) -> None:
-    """Raises ValueError where a constrained metric is not one that a trial reports."""
+    """Raises :class:`InputError` where a constrained metric is not one that a trial reports."""
     for name in names:
         if name not in OBJECTIVES:
-            raise ValueError(f"constraints.{name}: unknown metric; choose from {', '.join(OBJECTIVES)}")
+            raise InputError(f"unknown metric; choose from {', '.join(OBJECTIVES)}", key=f"constraints.{name}")
 
 
 def parse_duration(text: str) -> float:

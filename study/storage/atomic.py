@@ -13,20 +13,20 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from study.errors import InputError
+from study.errors import StorageError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace ``path`` by ``content``, on disk when this returns.
 
-    Raises :class:`InputError` naming the path where it cannot be written (disk full, no permission); the old file is
+    Raises :class:`StorageError` naming the path where it cannot be written (disk full, no permission); the old file is
     untouched then.
     """
     try:
         with replacing(path) as part:
             part.write_bytes(content)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"cannot be written: {error.strerror or error}", file=path) from error
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from study.command import expanded
-from study.errors import InputError
+from study.errors import InputError, StorageError
 from study.storage.atomic import replacing
 
 #: Where results live unless --storage says otherwise; a cluster's machines have STUDY_STORAGE from the cluster file.
@@ -51,7 +51,7 @@ class Storage:
             ) from None
 
     def check_writable(self) -> None:
-        """Raises :class:`InputError` where the folder cannot be created or written, or is nearly full."""
+        """Raises :class:`StorageError` where the folder cannot be created or written, or is nearly full."""
         try:
             self.local.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.local) as probe:
@@ -59,12 +59,12 @@ class Storage:
                 probe.flush()
                 os.fsync(probe.fileno())
         except OSError as error:
-            raise InputError(
+            raise StorageError(
                 f"results folder {self.local}: cannot be written ({error.strerror}); choose another with --storage"
             ) from None
         free = shutil.disk_usage(self.local).free
         if free < NEEDED_BYTES:
-            raise InputError(
+            raise StorageError(
                 f"results folder {self.local}: only {free / 2**20:.0f} MiB are free and at least "
                 f"{NEEDED_BYTES / 2**20:.0f} are needed; free some or choose another with --storage"
             )

@@ -13,7 +13,7 @@ from typing import Any
 
 from study import names
 from study.config import DEFAULTS
-from study.errors import InputError
+from study.errors import ArtifactError, InputError
 from study.spec.study_spec import StudySpec
 from study.storage.atomic import write_atomically
 from study.storage.storage import Storage
@@ -24,7 +24,7 @@ _NOT_IN_IDENTITY = ("data.source", "evaluation.batch_size", "fixed.seed", "fixed
 def read_identity(storage: Storage, name: str) -> tuple[dict[str, Any], str] | None:
     """Identity and fingerprint of the study of that name; None where there is none.
 
-    Raises :class:`InputError` where its file cannot be read.
+    Raises :class:`ArtifactError` where its file cannot be read.
     """
     file = storage.local / name / names.STUDY_FILE
     storage.pull(file)
@@ -34,7 +34,7 @@ def read_identity(storage: Storage, name: str) -> tuple[dict[str, Any], str] | N
         stored = json.loads(file.read_text())
         return stored["identity"], stored["fingerprint"]
     except (ValueError, KeyError, OSError) as error:
-        raise InputError(f"{file}: cannot be read ({error!r}); restore it or choose another --name") from None
+        raise ArtifactError(f"{file}: cannot be read ({error!r}); restore it or choose another --name") from None
 
 
 def check_same_study(storage: Storage, name: str, identity: dict[str, Any], fingerprint: str) -> str:
@@ -84,7 +84,7 @@ def _short(value: object) -> str:
 
 
 def write_study(storage: Storage, name: str, spec: StudySpec, identity: dict[str, Any], fingerprint: str) -> None:
-    """Write the study's file atomically. Raises :class:`InputError` where it cannot be written."""
+    """Write the study's file atomically. Raises :class:`StorageError` where it cannot be written."""
     file = storage.local / name / names.STUDY_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {

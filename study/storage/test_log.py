@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from study import names
-from study.errors import InputError
+from study.errors import ArtifactError, StorageError
 from study.storage.storage import Storage
 
 PREVIOUS = "previous"  # SHA-256 of the line before; "" in the first
@@ -23,7 +23,8 @@ PREVIOUS = "previous"  # SHA-256 of the line before; "" in the first
 def log_opening(storage: Storage, study: str, entry: Mapping[str, Any]) -> None:
     """Append an entry (plain JSON types) to the study's log, ``names.TEST_LOG_FILE``, wherever its results live.
 
-    Raises :class:`InputError` where the log was edited or cannot be written; the split must not be opened then.
+    Raises :class:`ArtifactError` where the log was edited, :class:`StorageError` where it cannot be written; the split
+    must not be opened then.
     """
     file = storage.local / study / names.TEST_LOG_FILE
     storage.pull(file)
@@ -44,19 +45,19 @@ def append(file: Path, entry: Mapping[str, Any]) -> None:
             log.flush()
             os.fsync(log.fileno())
     except OSError as error:
-        raise InputError(
+        raise StorageError(
             f"{file}: cannot be written ({error.strerror}), so the test split is not opened: an opening is logged first"
         ) from None
 
 
 def openings(file: Path) -> list[dict[str, Any]]:
-    """All entries, the oldest first; none where there is no log. Raises :class:`InputError` where it was edited."""
+    """All entries, the oldest first; none where there is no log. Raises :class:`ArtifactError` where it was edited."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+        raise StorageError(f"{file}: cannot be read ({error.strerror})") from None
     return [json.loads(line) for line in _checked(file, content)]
 
 
@@ -64,7 +65,7 @@ def _checked(file: Path, content: bytes) -> list[bytes]:
     """The lines, each of which holds the hash of the one before it. One write makes a line: only a crash cuts it."""
     *lines, cut = content.split(b"\n")
     if cut:
-        raise InputError(f"{file}: its last line is cut off; look at it, then remove it")
+        raise ArtifactError(f"{file}: its last line is cut off; look at it, then remove it")
     before = None
     for number, line in enumerate(lines, start=1):
         try:
@@ -72,7 +73,7 @@ def _checked(file: Path, content: bytes) -> list[bytes]:
         except (ValueError, KeyError, TypeError):
             follows = False
         if not follows:
-            raise InputError(
+            raise ArtifactError(
                 f"{file}: line {number} does not follow from the one before it; this log of openings of the test "
                 "split was edited, restore the original"
             )

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from study.errors import InputError
+from study.errors import ArtifactError, StorageError
 from study.names import MODEL_CONFIG_FILE, MODEL_FILE
 from study.networks import build
 from study.storage.atomic import write_atomically
@@ -41,7 +41,7 @@ class Checkpoint:
 def save_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.SGD, header: dict[str, Any]) -> None:
     """Replace ``path`` atomically by one file with weights, buffers, momentum and ``header`` (plain JSON types).
 
-    Raises :class:`InputError` naming the path where it cannot be written; the old file stays.
+    Raises :class:`StorageError` naming the path where it cannot be written; the old file stays.
     """
     tensors = {_MODEL + name: tensor for name, tensor in network.state_dict().items()}
     for name, parameter in network.named_parameters():
@@ -54,7 +54,8 @@ def save_checkpoint(path: Path, network: nn.Module, optimizer: torch.optim.SGD, 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read what :func:`save_checkpoint` wrote.
 
-    Raises :class:`InputError` naming the path for a file that is missing, truncated, damaged or not a checkpoint.
+    Raises :class:`StorageError` for a file that is missing or cannot be read, :class:`ArtifactError` for one that is
+    truncated, damaged or not a checkpoint.
     """
     header, tensors = _deserialize(path)
     model = {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)}
@@ -65,7 +66,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def restore(checkpoint: Checkpoint, network: nn.Module, optimizer: torch.optim.SGD | None = None) -> None:
     """Copy a checkpoint's tensors into a network and its optimizer, in place and exactly.
 
-    Raises :class:`InputError` naming the file and a tensor where names or shapes do not fit; nothing is changed then.
+    Raises :class:`ArtifactError` naming the file and a tensor where names or shapes do not fit; nothing is changed
+    then.
     """
     _check_fit(checkpoint.path, checkpoint.model, network.state_dict())
     parameters = dict(network.named_parameters())
@@ -87,7 +89,7 @@ def save_model(folder: Path, network: nn.Module, card: dict[str, Any]) -> None:
     ``card`` holds at least ``network`` (a name of ``study.config.NETWORKS``) and ``n_classes``. The folder is made.
     Each file is replaced atomically, the card last: a pair of different savings is refused on loading.
 
-    Raises :class:`InputError` where the folder cannot be written.
+    Raises :class:`StorageError` where the folder cannot be written.
     """
     missing = [key for key in ("network", "n_classes") if key not in card]
     if missing:
@@ -95,7 +97,7 @@ def save_model(folder: Path, network: nn.Module, card: dict[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made: {error.strerror or error}") from error
+        raise StorageError(f"cannot be made: {error.strerror or error}", file=folder) from error
     content = safetensors.torch.save(_portable(network.state_dict()))
     text = json.dumps({**card, "sha256": hashlib.sha256(content).hexdigest()}, indent=2) + "\n"
     write_atomically(folder / MODEL_FILE, content)
@@ -105,25 +107,26 @@ def save_model(folder: Path, network: nn.Module, card: dict[str, Any]) -> None:
 def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The network in eval mode on the CPU, and its card, from a folder that :func:`save_model` wrote.
 
-    torch's global random state is left as it was. Raises :class:`InputError` naming the file that is missing or
-    damaged, or that does not belong to the other.
+    torch's global random state is left as it was. Raises :class:`StorageError` for a file that is missing or cannot be
+    read, :class:`ArtifactError` for one that is damaged or does not belong to the other.
     """
     card_path, weights_path = folder / MODEL_CONFIG_FILE, folder / MODEL_FILE
     try:
         card = json.loads(_read(card_path))
         name, n_classes, digest = str(card["network"]), card["n_classes"], card["sha256"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{card_path}: not the description of a saved model: {error}") from error
+        raise ArtifactError(f"not the description of a saved model: {error}", file=card_path) from error
     content = _read(weights_path)
     if hashlib.sha256(content).hexdigest() != digest:
-        raise InputError(f"{weights_path}: damaged, or not the weights that {MODEL_CONFIG_FILE} beside it describes")
+        what = f"damaged, or not the weights that {MODEL_CONFIG_FILE} beside it describes"
+        raise ArtifactError(what, file=weights_path)
     try:
         tensors = safetensors.torch.load(content)
     except Exception as error:  # safetensors raises its own type and others, by version
-        raise InputError(f"{weights_path}: not a safetensors file: {error}") from error
+        raise ArtifactError(f"not a safetensors file: {error}", file=weights_path) from error
     outputs = len(tensors[_HEAD]) if _HEAD in tensors and tensors[_HEAD].ndim else 0
     if n_classes != outputs:  # before a network of as many classes as a stranger's card says takes the memory
-        raise InputError(f"{card_path}: n_classes is {n_classes!r}, and {weights_path} has {outputs} outputs")
+        raise ArtifactError(f"n_classes is {n_classes!r}, and {MODEL_FILE} has {outputs} outputs", file=card_path)
     with torch.random.fork_rng([]):
         network = build(name, n_classes)
     _check_fit(weights_path, tensors, network.state_dict())
@@ -149,19 +152,21 @@ def _deserialize(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        raise StorageError(f"cannot be read: {error}", file=path) from error
     except Exception as error:  # safetensors raises its own type and others, by version
-        raise InputError(f"{path}: damaged, or not a checkpoint: {error}") from error
+        raise ArtifactError(f"damaged, or not a checkpoint: {error}", file=path) from error
     if metadata.get("format") != FORMAT:
-        raise InputError(f"{path}: not a checkpoint of this program")
+        raise ArtifactError("not a checkpoint of this program", file=path)
     if metadata.get("version") != str(VERSION):
-        raise InputError(f"{path}: checkpoint version {metadata.get('version')}; this program reads {VERSION}")
+        raise ArtifactError(f"checkpoint version {metadata.get('version')}; this program reads {VERSION}", file=path)
     text = metadata.get("header", "")
     if metadata.get("sha256") != _digest(tensors, text):
-        raise InputError(f"{path}: damaged: its content does not match its checksum")
+        raise ArtifactError("damaged: its content does not match its checksum", file=path)
     try:
         return dict(json.loads(text)), tensors
     except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: not a checkpoint of this program: {error}") from None
+        raise ArtifactError(f"not a checkpoint of this program: {error}", file=path) from None
 
 
 def _digest(tensors: Mapping[str, Tensor], header: str) -> str:
@@ -178,7 +183,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise StorageError(f"cannot be read: {error.strerror or error}", file=path) from error
 
 
 def _check_readable(path: Path) -> None:
@@ -186,15 +191,16 @@ def _check_readable(path: Path) -> None:
         with path.open("rb"):
             pass
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise StorageError(f"cannot be read: {error.strerror or error}", file=path) from error
 
 
 def _check_fit(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raises :class:`InputError` unless names and shapes are the same."""
+    """Raises :class:`ArtifactError` unless names and shapes are the same."""
     for name in sorted(set(found) ^ set(wanted)):
-        raise InputError(f"{path}: {'unexpected' if name in found else 'missing'} tensor {name}")
+        raise ArtifactError(f"{'unexpected' if name in found else 'missing'} tensor {name}", file=path)
     for name, tensor in found.items():
         if tensor.shape != wanted[name].shape:
-            raise InputError(
-                f"{path}: tensor {name} has shape {tuple(tensor.shape)}, the network wants {tuple(wanted[name].shape)}"
+            raise ArtifactError(
+                f"tensor {name} has shape {tuple(tensor.shape)}, the network wants {tuple(wanted[name].shape)}",
+                file=path,
             )

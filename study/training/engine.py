@@ -35,7 +35,7 @@ def make_step(engine: str, device: torch.device) -> Step:
     if engine == "fused":
         return functools.partial(regularized_step, fused=True)
     if device.type != "cuda":
-        raise InputError(f"engine: graph needs a CUDA GPU and the training is on {device}; use eager or fused")
+        raise InputError(f"graph needs a CUDA GPU and the training is on {device}; use eager or fused", key="engine")
     return GraphedStep()
 
 

@@ -183,7 +183,7 @@ class _Totals:
 def _check(n: int, labels_N: Tensor, config: TrialConfig, epoch: int) -> int:
     """Batches of the epoch, once its arguments are known to be good."""
     if n == 0:
-        raise InputError("data: there are no training images")
+        raise InputError("there are no training images", key="data")
     if labels_N.shape != (n,):
         raise ValueError(f"{n} images have labels of shape {tuple(labels_N.shape)}")
     if not 0 <= epoch < config.epochs:
@@ -194,7 +194,7 @@ def _check(n: int, labels_N: Tensor, config: TrialConfig, epoch: int) -> int:
 def _compute_dtype(config: TrialConfig, device: torch.device) -> torch.dtype | None:
     supported = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported(False))
     if config.amp == "bf16" and not supported:
-        raise InputError(f"amp: {device} has no bfloat16; use amp fp16, none or auto")
+        raise InputError(f"{device} has no bfloat16; use amp fp16, none or auto", key="amp")
     if config.amp == "fp16":
         return torch.float16
     if config.amp == "bf16" or (config.amp == "auto" and device.type == "cuda" and supported):

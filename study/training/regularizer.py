@@ -87,7 +87,7 @@ def gradient_error(error: str, gradient_NCHW: Tensor, target_NCHW: Tensor) -> Te
     gradient. Raises :class:`InputError` for an unknown name.
     """
     if error not in ERRORS:
-        raise InputError(f"reg_error: unknown value {error!r}; choose one of {', '.join(ERRORS)}")
+        raise InputError(f"unknown value {error!r}; choose one of {', '.join(ERRORS)}", key="reg_error")
     dtype = torch.promote_types(gradient_NCHW.dtype, torch.float32)
     return ERRORS[error](gradient_NCHW.to(dtype).flatten(1), target_NCHW.detach().to(dtype).flatten(1))
 
@@ -130,9 +130,9 @@ def regularized_step(
         _plain_backward(loss, network, share, _HALF_SEED * len(labels_N) if dtype == torch.float16 else None)
         return StepLoss(loss.detach(), loss.detach(), None, logits.detach())
     if error not in ERRORS:
-        raise InputError(f"reg_error: unknown value {error!r}; choose one of {', '.join(ERRORS)}")
+        raise InputError(f"unknown value {error!r}; choose one of {', '.join(ERRORS)}", key="reg_error")
     if through not in REG_GRADIENTS:
-        raise InputError(f"reg_gradient: unknown value {through!r}; choose one of {', '.join(REG_GRADIENTS)}")
+        raise InputError(f"unknown value {through!r}; choose one of {', '.join(REG_GRADIENTS)}", key="reg_gradient")
     plain = None
     if through == "inference":
         plain = regularized_step(

@@ -18,7 +18,7 @@ from study import metrics, names
 from study.config import EvaluationConfig, TrialConfig, fingerprint
 from study.data import Dataset, Split, open_dataset
 from study.data.augment import normalize
-from study.errors import InputError
+from study.errors import ArtifactError, InputError
 from study.faithfulness import FaithfulnessReport, evaluate_faithfulness
 from study.faithfulness.calibration import calibrate
 from study.faithfulness.report import write_per_image
@@ -286,7 +286,7 @@ class Trial:
             stored = TrialConfig.from_dict(checkpoint.header["config"])
             data_fingerprint, history = checkpoint.header["data_fingerprint"], _reports(checkpoint.header["history"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{self._checkpoint}: not a checkpoint of this program: {error}") from None
+            raise ArtifactError(f"{self._checkpoint}: not a checkpoint of this program: {error}") from None
         mine, theirs = self._comparable(self.config), self._comparable(stored)
         if stored.epochs > self.config.epochs:
             mine["epochs"], theirs["epochs"] = self.config.epochs, stored.epochs

@@ -59,7 +59,7 @@ def present() -> list[dict[str, float]]:
 def machines() -> list[dict[str, Any]]:
     """Every machine of the cluster to which this one belongs, also those that are gone: address, alive, cpus, gpus.
 
-    Raises :class:`InputError` where no Ray runs here.
+    Raises :class:`ClusterError` where no Ray runs here.
     """
     probe_own()
     ray.init(address="auto", logging_level=logging.ERROR, log_to_driver=False)

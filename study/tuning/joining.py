@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import ray
 
-from study.errors import InputError
+from study.errors import ClusterError, InputError
 
 _CONNECT_SECONDS = 5.0
 
 
 def probe(address: str) -> None:
-    """Raises :class:`InputError` where nothing answers at ``[ray://]HOST:PORT``: Ray itself would try for minutes."""
+    """Raises :class:`ClusterError` where nothing answers at ``[ray://]HOST:PORT``: Ray itself would try for minutes."""
     if address in ("auto", "local"):
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -24,22 +24,22 @@ def probe(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
-        raise InputError(
+        raise ClusterError(
             f"--address {address}: no Ray cluster answers there ({error}); start it with `ray up cluster.yaml`, "
             "or leave --address out to run on this machine"
         ) from None
 
 
 def probe_own() -> None:
-    """Raises :class:`InputError` where no Ray runs on this machine of a cluster.
+    """Raises :class:`ClusterError` where no Ray runs on this machine of a cluster.
 
     Ray's note of where it ran outlives a machine that was switched off and on again, and Ray would try that address
     for minutes.
     """
     try:
         probe(ray._private.services.get_ray_address_from_environment("auto", None))
-    except (ConnectionError, InputError):
-        raise InputError(
+    except (ConnectionError, ClusterError):
+        raise ClusterError(
             "no Ray runs on this machine of the cluster; bring it up again with `ray up`, then type the same command; "
             "or add --local on a machine of your own"
         ) from None
@@ -54,11 +54,12 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
         probe(address)
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        except ValueError:  # Ray takes include_dashboard only where it starts the cluster itself
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
-        if "include_dashboard" not in str(error):
-            raise InputError(f"--address {address or 'auto'}: Ray refused: {str(error).splitlines()[0]}") from None
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        raise ClusterError(f"--address {address or 'auto'}: Ray refused: {str(error).splitlines()[0]}") from None
     try:
         yield ray.cluster_resources()
     finally:

@@ -14,7 +14,7 @@ from ray import tune
 from rich.console import Console
 
 from study import names
-from study.errors import InputError
+from study.errors import InsufficientResourcesError, StorageError
 from study.ledger import Ledger
 from study.spec.study_spec import Resources, StudySpec
 from study.storage.storage import Storage
@@ -28,16 +28,21 @@ from study.tuning.trainable import StudyTrainable
 
 
 def concurrency(resources: Resources, cluster: dict[str, float], capacity: Capacity | None = None) -> int:
-    """How many trials fit at once, now or with what may be rented. Raises :class:`InputError` where none does."""
+    """How many trials fit at once, now or with what may be rented.
+
+    Raises :class:`InsufficientResourcesError` where none does.
+    """
     if capacity is not None and max(capacity.now, capacity.most):
         return max(capacity.now, capacity.most)
     fits = []
-    for kind, unit, need in (("CPU", "CPUs", resources.cpus), ("GPU", "GPUs", resources.gpus)):
+    for kind, unit, need in (("GPU", "GPUs", resources.gpus), ("CPU", "CPUs", resources.cpus)):
         have = cluster.get(kind, 0.0)
         if need > have:
-            raise InputError(
-                f"resources.{unit.lower()}: a trial asks for {need:g} {unit} and the cluster has {have:g}; "
-                f"lower it in the specification or join a larger cluster with --address"
+            raise InsufficientResourcesError(
+                f"a trial asks for {need:g} {unit} and the cluster has {have:g}; "
+                "lower it in the specification or join a larger cluster with --address",
+                key=f"resources.{unit.lower()}",
+                resource=kind,
             )
         if need > 0:
             fits.append(int(have / need + 1e-9))
@@ -114,7 +119,7 @@ def run_trials(
         tuner.fit()
     shutil.rmtree(scratch, ignore_errors=True)
     if guard.full:
-        raise InputError(
+        raise StorageError(
             f"results folder {storage.local}: {guard.full}; the study has stopped and every finished epoch is safe: "
             "free some space and type the same command"
         )

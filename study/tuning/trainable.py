@@ -13,7 +13,7 @@ from ray import tune
 
 from study import names
 from study.config import TrialConfig
-from study.errors import InputError
+from study.errors import StorageError
 from study.ledger import DataInput, Ledger, SupersededError, SystemMetricsSampler, TrialWriter
 from study.storage.storage import Storage, trial_folder
 from study.tuning.faults import STORAGE_AWAY, STORAGE_FULL, cause_in_system, is_away, is_full, is_mounted
@@ -83,7 +83,7 @@ class StudyTrainable(tune.Trainable):
             result = self._step()
             self._away_since = None
             return result
-        except (OSError, InputError) as error:
+        except (OSError, StorageError) as error:
             cause = cause_in_system(error)
             if cause is None or not (is_full(cause) or self._waits_for(cause)):
                 raise

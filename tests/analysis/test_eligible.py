@@ -29,7 +29,7 @@ from analysis.statistics.importance import importance as find_importance
 from analysis.table import StudyTable
 from study import names
 from study.command import EXIT_BAD_INPUT, run_command
-from study.errors import InputError
+from study.errors import ArtifactError, InputError
 from study.ledger import Ledger
 from study.metrics import ACCURACY, FAITHFULNESS, UNDEFINED_SHARE
 from study.search.stored import IN_MEMORY
@@ -85,7 +85,7 @@ def test_a_long_list_of_reasons_is_cut() -> None:
 
 def test_constraints_of_another_version_are_one_line() -> None:
     for given_ in ({"speed": {"min": 1}}, {"accuracy": {"low": 1}}, {"accuracy": 3}, [1]):
-        with pytest.raises(InputError, match="another version"):
+        with pytest.raises(ArtifactError, match="another version"):
             constraints_of("demo", {"constraints": given_})
 
 

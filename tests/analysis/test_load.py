@@ -20,7 +20,7 @@ from pyarrow import parquet
 from analysis.load import load_curves, load_study, main
 from analysis.table import CURVES, FIXED
 from study import names
-from study.errors import InputError
+from study.errors import ArtifactError, LedgerError
 from study.ledger import Ledger, default_tracking_uri
 from study.ledger.sql import DatabaseReader
 
@@ -57,19 +57,19 @@ def test_a_running_trial_has_no_duration(make_study: MakeStudy) -> None:
 
 
 def test_a_specification_with_unknown_objectives_is_refused(make_study: MakeStudy) -> None:
-    with pytest.raises(InputError, match="unknown objective 'beauty'"):
+    with pytest.raises(ArtifactError, match="unknown objective 'beauty'"):
         load_study(make_study([], objectives={"beauty": "maximize"}))
 
 
 def test_a_foreign_state_is_refused(make_study: MakeStudy) -> None:
     ledger = make_study([(names.COMPLETE, {}, scored(1, 1), [])])
     ledger._client.set_tag(ledger.trials()[0].run_id, names.TAG_STATE, "happy")
-    with pytest.raises(InputError, match="unknown state 'happy'"):
+    with pytest.raises(ArtifactError, match="unknown state 'happy'"):
         load_study(ledger)
 
 
 def test_a_param_that_would_hide_a_column_is_refused(make_study: MakeStudy) -> None:
-    with pytest.raises(InputError, match="param named 'accuracy'"):
+    with pytest.raises(ArtifactError, match="param named 'accuracy'"):
         load_study(make_study([(names.COMPLETE, {"accuracy": 1.0}, scored(1, 1), [])]))
 
 
@@ -184,7 +184,7 @@ def test_a_server_gives_the_same_tables(make_study: MakeStudy, storage: Path, tm
     try:
         remote = Ledger(f"http://127.0.0.1:{port}", "demo")
         for _ in range(120):
-            with contextlib.suppress(InputError):
+            with contextlib.suppress(LedgerError):
                 remote.record()
                 break
             time.sleep(0.5)

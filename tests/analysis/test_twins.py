@@ -13,7 +13,7 @@ from analysis.pareto import main
 from analysis.statistics.front import eligible, front_mask
 from analysis.twins import Pair, compare_pair, find_twins, label
 from study import metrics, names
-from study.errors import InputError
+from study.errors import ArtifactError, ComparisonError
 from study.faithfulness.report import read_per_image
 from study.faithfulness.statistics import Difference, bootstrap_means, compare, image_scores, over_pairs
 
@@ -73,7 +73,7 @@ def test_the_scores_of_an_image_by_hand(tmp_path: Path) -> None:
 def test_missing_columns_are_named() -> None:
     """As in a table of an earlier version, which had no candidates."""
     columns = {f"grad_cam/{part}": np.zeros(1) for part in (*metrics.PARTS, "undefined")}
-    with pytest.raises(InputError, match="lacks the column 'grad_cam/deletion_agreement'"):
+    with pytest.raises(ArtifactError, match="lacks the column 'grad_cam/deletion_agreement'"):
         image_scores({"label": np.zeros(1), "correct": np.zeros(1), **columns})
 
 
@@ -101,7 +101,7 @@ def test_verdicts_follow_the_interval() -> None:
     differences = compare(other, plain)
     assert {k: d.verdict for k, d in differences.items()} == {"up": "higher", "down": "lower", "same": "cannot tell"}
     assert differences["down"].mean == pytest.approx(-1)
-    with pytest.raises(InputError, match="different images"):
+    with pytest.raises(ComparisonError, match="different images"):
         compare(other, {**plain, "label": label + 1})
 
 

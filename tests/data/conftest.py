@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import parquet
 
-from study.errors import InputError
+from study.errors import InputError, StudyError
 
 Write = Callable[..., Path]
 Refused = Callable[..., str]
@@ -33,10 +33,10 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def refused() -> Refused:
-    """Call ``action``; it must raise an InputError of one line that holds every one of ``parts``."""
+    """Call ``action``; it must raise an error of this kind, in one line that holds every one of ``parts``."""
 
-    def check(action: Callable[[], object], *parts: object) -> str:
-        with pytest.raises(InputError) as caught:
+    def check(action: Callable[[], object], *parts: object, kind: type[StudyError] = InputError) -> str:
+        with pytest.raises(kind) as caught:
             action()
         message = str(caught.value)
         assert "\n" not in message

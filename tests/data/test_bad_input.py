@@ -16,6 +16,7 @@ from PIL import Image
 
 from study.config import DataConfig
 from study.data import content_fingerprint, open_dataset
+from study.errors import StorageError
 
 Write = Callable[..., Path]
 Refused = Callable[..., str]
@@ -125,7 +126,7 @@ def test_missing_test_split_matters_only_when_asked_for(write_parquet: Write, re
 def test_missing_archive_test_split_matters_only_when_asked_for(write_archive: Write, refused: Refused) -> None:
     folder = write_archive()
     opened = open_dataset(DataConfig(source=str(folder)))
-    refused(opened.test, folder / "test", "cannot be read", "again")
+    refused(opened.test, folder / "test", "cannot be read", "again", kind=StorageError)
 
 
 class Bomb:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from study.config import DataConfig
 from study.data import archive, cache, content_fingerprint, open_dataset, parquet
 from study.data.arrays import Arrays
+from study.errors import StorageError
 
 Write = Callable[..., Path]
 Refused = Callable[..., str]
@@ -134,14 +135,20 @@ def test_a_file_in_the_way(cache_folder: Path, refused: Refused, where: str) -> 
     file = {"cache": cache_folder, "version": version, "entry": version / "key"}[where]
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("in the way")
-    refused(lambda: cache.cached(cache_folder, "key", made), cache_folder, "cannot be written", "STUDY_CACHE")
+    refused(
+        lambda: cache.cached(cache_folder, "key", made),
+        cache_folder,
+        "cannot be written",
+        "STUDY_CACHE",
+        kind=StorageError,
+    )
     assert file.read_text() == "in the way"
 
 
 def test_dataset_with_a_file_for_a_cache(write_parquet: Write, cache_folder: Path, refused: Refused) -> None:
     source = str(write_parquet().parent)
     cache_folder.write_text("in the way")
-    refused(lambda: open_dataset(DataConfig(source=source)), cache_folder, "STUDY_CACHE")
+    refused(lambda: open_dataset(DataConfig(source=source)), cache_folder, "STUDY_CACHE", kind=StorageError)
 
 
 def open_at_once(barrier: Any, queue: Any, source: str, folder: str) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from study.config import DataConfig
 from study.data import download, open_dataset
+from study.errors import StorageError, UnavailableError
 
 Write = Callable[..., Path]
 Refused = Callable[..., str]
@@ -97,13 +98,13 @@ def test_another_checksum(published: Path, cache_folder: Path, refused: Refused)
     content = bytearray(published.read_bytes())
     content[-1] ^= 1
     published.write_bytes(content)
-    refused(fetch, "data cifar100", "cannot be fetched", "corrupted", "--data")
+    refused(fetch, "data cifar100", "cannot be fetched", "corrupted", "--data", kind=UnavailableError)
     assert left_over(cache_folder) == []
 
 
 def test_absent_from_the_server(published: Path, cache_folder: Path, refused: Refused) -> None:
     published.unlink()
-    refused(fetch, "data cifar100", "404", "--data")
+    refused(fetch, "data cifar100", "404", "--data", kind=UnavailableError)
     assert left_over(cache_folder) == []
 
 
@@ -136,7 +137,7 @@ def test_nobody_listens(published: Path, refused: Refused, monkeypatch: pytest.M
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         monkeypatch.setattr(CIFAR100, "url", f"http://127.0.0.1:{closed.getsockname()[1]}/x.tar.gz")
-        refused(fetch, "data cifar100", "cannot be fetched", "refused", "--data")
+        refused(fetch, "data cifar100", "cannot be fetched", "refused", "--data", kind=UnavailableError)
 
 
 def test_silence_ends_in_bounded_time(published: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +149,7 @@ def test_silence_ends_in_bounded_time(published: Path, refused: Refused, monkeyp
         silent.listen()
         monkeypatch.setattr(CIFAR100, "url", f"http://127.0.0.1:{silent.getsockname()[1]}/x.tar.gz")
         start = time.monotonic()
-        refused(fetch, "data cifar100", "timed out", "--data")
+        refused(fetch, "data cifar100", "timed out", "--data", kind=UnavailableError)
         assert time.monotonic() - start < 5
     assert socket.getdefaulttimeout() is None
 
@@ -172,11 +173,11 @@ def test_cut_off_midway(published: Path, cache_folder: Path, refused: Refused, m
         monkeypatch.setattr(CIFAR100, "url", f"http://127.0.0.1:{listener.getsockname()[1]}/x.tar.gz")
         thread = threading.Thread(target=serve, args=(listener,), daemon=True)
         thread.start()
-        refused(fetch, "data cifar100", "cannot be fetched", "--data")
+        refused(fetch, "data cifar100", "cannot be fetched", "--data", kind=UnavailableError)
         thread.join(5)
     assert left_over(cache_folder) == []
 
 
 def test_a_cache_that_cannot_be_written(cache_folder: Path, refused: Refused) -> None:
     cache_folder.write_text("in the way")
-    refused(fetch, f"cache {cache_folder}", "cannot be written", "STUDY_CACHE")
+    refused(fetch, f"cache {cache_folder}", "cannot be written", "STUDY_CACHE", kind=StorageError)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from study import metrics
 from study.config import EvaluationConfig
-from study.errors import InputError
+from study.errors import ComparisonError
 from study.evaluate import DEFAULT_METHODS
 from study.faithfulness import FaithfulnessReport, table
 from study.faithfulness.report import report_of
@@ -116,7 +116,7 @@ def test_differences_are_paired_and_have_units() -> None:
     excess = image_scores(a.per_image)["masking_excess"].mean() - image_scores(b.per_image)["masking_excess"].mean()
     assert f"{excess:+.2f} pp " in row(lines, "masking excess") and row(lines, "masking excess").endswith("lower")
     assert row(lines, "faithfulness").split()[2] == metrics.FAITHFULNESS.unit.split()[0]
-    with pytest.raises(InputError, match="different images"):
+    with pytest.raises(ComparisonError, match="different images"):
         table.differences("a", "b", a, report(masked=50))
 
 

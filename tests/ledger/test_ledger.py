@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 from study import names
-from study.errors import InputError
+from study.errors import ArtifactError, InputError, LedgerError, StorageError
 from study.ledger import Ledger, create_store, default_tracking_uri
 from study.ledger.records import EPOCH_METRIC
 from tests.ledger.stored import history_of, run_of
@@ -192,7 +192,7 @@ def test_reading_a_ledger_that_does_not_exist_creates_none(tmp_path: Path) -> No
 
 def test_a_missing_artifact_is_one_line(ledger: Ledger, tmp_path: Path) -> None:
     run = ledger.open_trial(0, 0, {}, {})
-    with pytest.raises(InputError, match="cannot be had"):
+    with pytest.raises(ArtifactError, match="cannot be had"):
         ledger.download(run.run_id, "checkpoint/model.safetensors", tmp_path / "down")
 
 
@@ -201,7 +201,7 @@ def test_an_unreachable_server_is_refused_quickly() -> None:
         reserved.bind(("127.0.0.1", 0))
         uri = f"http://user:secret@127.0.0.1:{reserved.getsockname()[1]}"
         start = time.monotonic()
-        with pytest.raises(InputError, match="no answer") as refused:
+        with pytest.raises(LedgerError, match="no answer") as refused:
             create_store(uri)
     assert time.monotonic() - start < 6
     assert "secret" not in str(refused.value)
@@ -211,7 +211,7 @@ def test_an_unreachable_server_is_refused_quickly() -> None:
 def test_a_silent_server_is_refused_within_seconds() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
-        with pytest.raises(InputError, match="no answer"):
+        with pytest.raises(LedgerError, match="no answer"):
             Ledger(f"http://127.0.0.1:{silent.getsockname()[1]}", "demo").trials()
         assert time.monotonic() - start < 8
 
@@ -224,13 +224,13 @@ def test_the_file_store_is_refused(uri: str) -> None:
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is not SQLite" * 100)
-    with pytest.raises(InputError, match="cannot open"):
+    with pytest.raises(LedgerError, match="cannot open"):
         create_store(default_tracking_uri(tmp_path))
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be created"):
+    with pytest.raises(StorageError, match="cannot be created"):
         create_store(default_tracking_uri(tmp_path / "file" / "results"))
 
 

@@ -10,7 +10,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from study import names
-from study.errors import InputError
+from study.errors import LedgerError
 from study.ledger import Ledger, TrialWriter
 from study.ledger import store as store_module
 
@@ -56,9 +56,9 @@ def test_checkpoints_go_to_the_bucket_once_and_come_back(bucket: object, trackin
 
 def test_without_its_client_an_object_store_is_refused(tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="pip install boto3"):
+    with pytest.raises(LedgerError, match="pip install boto3"):
         Ledger(tracking_uri, "demo").open_study(fingerprint="f", spec={}, tags={}, artifact_location=PLACE)
-    with pytest.raises(InputError, match="pip install google-cloud-storage"):
+    with pytest.raises(LedgerError, match="pip install google-cloud-storage"):
         store_module.check_artifact_store("gs://bucket/x")
     store_module.check_artifact_store("file:///somewhere")
     store_module.check_artifact_store(None)

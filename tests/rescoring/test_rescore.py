@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from study import metrics, names, rescore, run
-from study.errors import InputError
+from study.errors import ArtifactError, InputError, UnavailableError
 from study.faithfulness.report import read_per_image
 from study.faithfulness.statistics import image_scores
 from study.ledger import Ledger, TrialRecord
@@ -174,7 +174,7 @@ def test_what_other_studies_gave_before_is_forgotten(old: Old) -> None:
 def test_a_complete_network_that_is_gone_stops_it_in_a_line(old: Old) -> None:
     shutil.rmtree(old.storage.local / "k" / "artifacts")
     shutil.rmtree(trial_folder(old.storage, "k", 1))
-    with pytest.raises(InputError, match="trial 1 is complete and its network cannot be had: .* bring it back, or"):
+    with pytest.raises(ArtifactError, match="trial 1 is complete and its network cannot be had: .* bring it back, or"):
         rescore.main(["k", *old.options])
     records = old.ledger.trials()
     assert records[0].protocol == NOW, "its copy was in the trial's folder"
@@ -193,5 +193,5 @@ def test_bad_input_is_a_line(old: Old, tmp_path: Path) -> None:
     stage = old.storage.local / "k" / ".rescore"
     with (stage / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="'k' is being scored by another process"):
+        with pytest.raises(UnavailableError, match="'k' is being scored by another process"):
             rescore.main(["k", *old.options])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from study.errors import InputError
+from study.errors import InputError, StorageError
 from study.storage.storage import Storage
 
 
@@ -25,7 +25,7 @@ def test_unknown_scheme_is_refused() -> None:
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be written"):
         Storage(tmp_path / "taken").check_writable()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from study.errors import InputError
+from study.errors import ArtifactError, StorageError
 from study.storage.test_log import append, openings
 
 
@@ -48,14 +48,14 @@ def test_an_edited_log_is_refused_and_left(edit: object, message: str, tmp_path:
         append(file, {"trial": n})
     edited = b"".join(edit(file.read_bytes().splitlines(keepends=True)))  # type: ignore[operator]
     file.write_bytes(edited)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(ArtifactError, match=message):
         openings(file)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(ArtifactError, match=message):
         append(file, {"trial": 4})
     assert file.read_bytes() == edited
 
 
 def test_a_log_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="the test split is not opened"):
+    with pytest.raises(StorageError, match="the test split is not opened"):
         append(tmp_path / "file" / "log", {"trial": 1})

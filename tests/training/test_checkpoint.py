@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from study.config import TrialConfig
-from study.errors import InputError
+from study.errors import ArtifactError, StorageError, StudyError
 from study.names import CHECKPOINT_FILE, MODEL_CONFIG_FILE, MODEL_FILE
 from study.networks import build
 from study.training.checkpoint import load_checkpoint, load_model, restore, save_checkpoint, save_model
@@ -72,7 +72,7 @@ def test_weights_alone_can_be_restored(tmp_path: Path) -> None:
 def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
     path, _, _ = saved(tmp_path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InputError, match=CHECKPOINT_FILE):
+    with pytest.raises(ArtifactError, match=CHECKPOINT_FILE):
         load_checkpoint(path)
 
 
@@ -82,25 +82,25 @@ def test_a_flipped_bit_is_refused(tmp_path: Path, where: float) -> None:
     content = bytearray(path.read_bytes())
     content[int(where * len(content)) if isinstance(where, float) else where] ^= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match=CHECKPOINT_FILE):
+    with pytest.raises(ArtifactError, match=CHECKPOINT_FILE):
         load_checkpoint(path)
 
 
 def test_foreign_and_missing_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nothing.safetensors.*No such file"):
+    with pytest.raises(StorageError, match="nothing.safetensors.*No such file"):
         load_checkpoint(tmp_path / "nothing.safetensors")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(StorageError, match="cannot be read"):
         load_checkpoint(tmp_path)
     torch.save({"a": torch.ones(3)}, tmp_path / "a.pt")
-    with pytest.raises(InputError, match="a.pt"):
+    with pytest.raises(ArtifactError, match="a.pt"):
         load_checkpoint(tmp_path / "a.pt")
     safetensors.torch.save_file({"a": torch.ones(3)}, tmp_path / "b.safetensors")
-    with pytest.raises(InputError, match="not a checkpoint of this program"):
+    with pytest.raises(ArtifactError, match="not a checkpoint of this program"):
         load_checkpoint(tmp_path / "b.safetensors")
     safetensors.torch.save_file(
         {"a": torch.ones(3)}, tmp_path / "c.safetensors", {"format": "study-checkpoint", "version": "99"}
     )
-    with pytest.raises(InputError, match="version 99; this program reads 1"):
+    with pytest.raises(ArtifactError, match="version 99; this program reads 1"):
         load_checkpoint(tmp_path / "c.safetensors")
 
 
@@ -109,7 +109,7 @@ def test_a_checkpoint_of_another_network_changes_nothing(tmp_path: Path) -> None
     checkpoint = load_checkpoint(path)
     for other, message in ((build("small", 10), "tensor"), (build("tiny", 5), r"tensor head.* shape \(10")):
         before = {k: v.clone() for k, v in other.state_dict().items()}
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(ArtifactError, match=message):
             restore(checkpoint, other, make_optimizer(other, CONFIG))
         assert all(torch.equal(v, before[k]) for k, v in other.state_dict().items())
 
@@ -135,7 +135,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
     else:
         monkeypatch.setattr(os, failing, fail)
     try:
-        with pytest.raises(InputError, match=rf"{CHECKPOINT_FILE}: cannot be written: (No space|File too large)"):
+        with pytest.raises(StorageError, match=rf"{CHECKPOINT_FILE}: cannot be written: (No space|File too large)"):
             save_checkpoint(path, network, optimizer, {"epoch": 2})
     finally:
         if failing == "write":
@@ -163,7 +163,7 @@ def test_an_interrupt_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     network, optimizer = new()
-    with pytest.raises(InputError, match="gone/c.safetensors"):
+    with pytest.raises(StorageError, match="gone/c.safetensors"):
         save_checkpoint(tmp_path / "gone" / "c.safetensors", network, optimizer, {})
 
 
@@ -184,30 +184,30 @@ def test_weights_that_the_card_does_not_describe_are_refused(tmp_path: Path) -> 
     save_model(tmp_path / "a", build("tiny", 10), card)
     save_model(tmp_path / "b", build("tiny", 10), card)
     (tmp_path / "b" / MODEL_FILE).write_bytes((tmp_path / "a" / MODEL_FILE).read_bytes())
-    with pytest.raises(InputError, match=f"{MODEL_FILE}: damaged, or not the weights"):
+    with pytest.raises(ArtifactError, match=f"{MODEL_FILE}: damaged, or not the weights"):
         load_model(tmp_path / "b")
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "kind", "message"),
     [
-        ("{", "not the description"),
-        ("[]", "not the description"),
-        (json.dumps({"network": "tiny"}), "n_classes"),
-        (None, "cannot be read"),
+        ("{", ArtifactError, "not the description"),
+        ("[]", ArtifactError, "not the description"),
+        (json.dumps({"network": "tiny"}), ArtifactError, "n_classes"),
+        (None, StorageError, "cannot be read"),
     ],
 )
-def test_a_bad_card_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+def test_a_bad_card_is_refused(tmp_path: Path, text: str | None, kind: type[StudyError], message: str) -> None:
     save_model(tmp_path, build("tiny", 10), {"network": "tiny", "n_classes": 10})
     if text is None:
         (tmp_path / MODEL_CONFIG_FILE).unlink()
     else:
         (tmp_path / MODEL_CONFIG_FILE).write_text(text)
-    with pytest.raises(InputError, match=rf"{MODEL_CONFIG_FILE}.*{message}"):
+    with pytest.raises(kind, match=rf"{MODEL_CONFIG_FILE}.*{message}"):
         load_model(tmp_path)
 
 
 def test_a_card_of_another_network_is_refused(tmp_path: Path) -> None:
     save_model(tmp_path, build("tiny", 10), {"network": "small", "n_classes": 10})
-    with pytest.raises(InputError, match=rf"{MODEL_FILE}: (missing|unexpected) tensor|{MODEL_FILE}: tensor"):
+    with pytest.raises(ArtifactError, match=rf"{MODEL_FILE}: (missing|unexpected) tensor|{MODEL_FILE}: tensor"):
         load_model(tmp_path)

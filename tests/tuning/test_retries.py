@@ -18,7 +18,7 @@ from rich.console import Console
 
 from benchmarks.scale import STUDY, SleepingTrainable, specification
 from study import names
-from study.errors import InputError
+from study.errors import StorageError
 from study.ledger import Ledger, close_session, create_store, default_tracking_uri
 from study.storage.storage import Storage, trial_folder
 from study.tuning.faults import AWAY, WORKER, cause_in_system, is_away
@@ -41,7 +41,7 @@ class Unfortunate(SleepingTrainable):
             os.kill(os.getpid(), signal.SIGKILL)
         if config["number"] == WITHOUT_STORAGE and (folder / "tries").stat().st_size == 1:
             error = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-            raise InputError(f"{folder}: cannot be written: {error.strerror}") from error
+            raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
         super()._open(config)
 
 
@@ -94,7 +94,7 @@ def test_what_counts_as_a_storage_that_is_away(tmp_path: Path) -> None:
     assert not is_away(OSError("no number"), folder, "s") and not is_away(OSError(errno.EACCES, ""), folder, "s")
     assert not is_away(FileNotFoundError(errno.ENOENT, "data"), folder, "s"), "something else is not there"
     assert is_away(FileNotFoundError(errno.ENOENT, "folder"), folder, "not mounted")
-    said = InputError("one line")
+    said = StorageError("one line")
     assert cause_in_system(said) is None
     said.__cause__ = OSError(errno.ENOSPC, "full")
     assert cause_in_system(said) is said.__cause__

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 import time
+from pathlib import Path
 
 import pytest
+import ray
 
-from study.errors import InputError
+from study import run
+from study.errors import ClusterError, InputError, InsufficientResourcesError
 from study.spec.study_spec import Resources
 from study.tuning.joining import probe, probe_own
 from study.tuning.progress import clock, describe
@@ -29,15 +32,36 @@ def test_how_many_trials_fit() -> None:
     ],
 )
 def test_more_than_the_cluster_has_is_refused(resources: Resources, words: str) -> None:
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InsufficientResourcesError, match=words):
         concurrency(resources, {"CPU": 64.0, "GPU": 4.0})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cluster", "missing"), [({"CPU": 1.0, "GPU": 8.0}, "CPU"), ({"CPU": 64.0}, "GPU")])
+def test_only_a_missing_gpu_is_read_as_no_gpu(
+    cluster: dict[str, float], missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study that `study.run` runs by itself is planned where there is no GPU, and refused for anything else."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: cluster)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": cluster}])
+    monkeypatch.setattr(run, "_refuse_without_gpu", lambda spec: 77)
+    arguments = ["--local", "--storage", str(tmp_path)]
+    if missing == "GPU":
+        assert run.main(arguments) == 77
+        return
+    with pytest.raises(InsufficientResourcesError) as caught:
+        run.main(arguments)
+    assert (caught.value.resource, caught.value.key) == ("CPU", "resources.cpus")
 
 
 def test_silent_address_is_refused_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and not listening
         start = time.monotonic()
-        with pytest.raises(InputError, match="no Ray cluster answers"):
+        with pytest.raises(ClusterError, match="no Ray cluster answers"):
             probe(f"127.0.0.1:{taken.getsockname()[1]}")
         assert time.monotonic() - start < 6
     with pytest.raises(InputError, match="HOST:PORT"):
@@ -51,7 +75,7 @@ def test_a_head_that_was_switched_on_again_without_ray_says_so_at_once(monkeypat
         taken.bind(("127.0.0.1", 0))
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{taken.getsockname()[1]}")
         start = time.monotonic()
-        with pytest.raises(InputError, match="bring it up again with `ray up`"):
+        with pytest.raises(ClusterError, match="bring it up again with `ray up`"):
             probe_own()
         taken.listen()
         probe_own()

@@ -16,7 +16,7 @@ import pytest
 from analysis.export import folder as folders
 from analysis.export.folder import check_replaceable, replace_folder, staged
 from analysis.export.manifest import verify, write_manifest
-from study.errors import InputError
+from study.errors import InputError, StorageError, UnavailableError
 
 ROOT = Path(__file__).parents[3]
 
@@ -97,20 +97,20 @@ def test_two_exports_to_one_folder_do_not_meet(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with staged(out) as part:
         (part / "mine").write_text("mine")
-        with pytest.raises(InputError, match="another export to it is under way"), staged(out):
+        with pytest.raises(UnavailableError, match="another export to it is under way"), staged(out):
             pass
         assert (part / "mine").exists()
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="--out .*/file/out: cannot be written"), staged(tmp_path / "file" / "out"):
+    with pytest.raises(StorageError, match="--out .*/file/out: cannot be written"), staged(tmp_path / "file" / "out"):
         pass
 
 
 def test_a_disk_with_too_little_space_is_refused_first(tmp_path: Path) -> None:
     with (
-        pytest.raises(InputError, match=r"only \d+ MiB are free there and about \d+ are needed"),
+        pytest.raises(StorageError, match=r"only \d+ MiB are free there and about \d+ are needed"),
         staged(tmp_path / "out", needed=2**60),
     ):
         pass
@@ -119,7 +119,7 @@ def test_a_disk_with_too_little_space_is_refused_first(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="No space left on device"), staged(tmp_path / "out"):
+    with pytest.raises(StorageError, match="No space left on device"), staged(tmp_path / "out"):
         Path("/dev/full").write_text("x" * 10_000)
     assert list(tmp_path.iterdir()) == []
 

@@ -15,7 +15,7 @@ from analysis.export.formats import FILES, FORMATS, ONNX, SAFETENSORS, TORCH_EXP
 from analysis.export.parity import check_parity, reload
 from study.config import TrialConfig
 from study.data import Dataset, open_dataset
-from study.errors import InputError
+from study.errors import ArtifactError
 from study.networks import build
 from study.training.checkpoint import load_model, save_model
 
@@ -63,11 +63,11 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path, dataset: Dataset, 
     for kind in (SAFETENSORS, ONNX):
         (proven.folder / FILES[kind]).rename(tmp_path / "kept")
         (proven.folder / FILES[kind]).write_bytes((other.folder / FILES[kind]).read_bytes())
-        with pytest.raises(InputError, match="damaged" if kind == SAFETENSORS else "logits that differ"):
+        with pytest.raises(ArtifactError, match="damaged" if kind == SAFETENSORS else "logits that differ"):
             check_parity([proven], [kind])
         (tmp_path / "kept").replace(proven.folder / FILES[kind])
     (proven.folder / FILES[ONNX]).write_bytes(b"nonsense")
-    with pytest.raises(InputError, match="a fresh process cannot load one/model.onnx"):
+    with pytest.raises(ArtifactError, match="a fresh process cannot load one/model.onnx"):
         check_parity([proven], [ONNX])
 
 

@@ -13,7 +13,7 @@ import pytest
 from analysis.export.manifest import to_json, verify, write_manifest
 from analysis.verify import main
 from study.command import EXIT_BAD_INPUT, run_command
-from study.errors import InputError
+from study.errors import ArtifactError
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_an_untouched_export_is_intact(exported: Path, capsys: pytest.CaptureFix
     assert "intact, 2 files of study demo" in said
     digest = said.split()[-1]
     assert main([str(exported), "--manifest-hash", digest.upper()]) == 0
-    with pytest.raises(InputError, match="not the one that was asked for"):
+    with pytest.raises(ArtifactError, match="not the one that was asked for"):
         main([str(exported), "--manifest-hash", "0" * 64])
     command = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
     subprocess.run(command, cwd=exported, check=True)
@@ -77,7 +77,7 @@ def test_a_tampered_export_is_refused_by_name(
     tamper: Callable[[Path], object], message: str, exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tamper(exported)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(ArtifactError, match=message):
         verify(exported)
     assert run_command(main, [str(exported)]) == EXIT_BAD_INPUT
     assert capsys.readouterr().err.count("\n") == 1
