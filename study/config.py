@@ -50,7 +50,7 @@ _MAX_SEED = 2**31 - 1
 
 
 def _one_of(name: str, value: object, allowed: Collection[str]) -> None:
-    if value not in allowed:
+    if value not in tuple(allowed):  # not a look into a mapping: a list or mapping has no hash
         raise InputError(f"unknown value {value!r}; choose one of {', '.join(allowed)}", key=name)
 
 
