@@ -135,7 +135,7 @@ def _check(config: object) -> None:
 
 def _check_one(parameter: Parameter, value: Any, high: float) -> None:
     if parameter.choices:
-        _one_of(parameter.name, value, parameter.choices)
+        _one_of(parameter.name, value, tuple(parameter.choices))  # a mapping cannot be looked up in a dict
     elif parameter.kind is int:
         _integer(parameter.name, value, int(parameter.low), int(high))
     elif parameter.kind is float:
