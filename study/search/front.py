@@ -38,7 +38,7 @@ def nondominated(values: Floats) -> Bools:
 
     Equal points do not dominate each other, so all of them are kept: each is a network of its own.
     """
-    on_front = np.isfinite(values).all(axis=1)
+    on_front = np.asarray(np.isfinite(values).all(axis=1))
     if on_front.any():
         on_front[on_front] = moocore.is_nondominated(values[on_front], maximise=True, keep_weakly=True)
     return on_front
