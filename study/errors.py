@@ -13,6 +13,14 @@ class InputError(ValueError):
     """The user's input cannot be used. The message is one line: what is wrong, where, what to do."""
 
 
+class InsufficientResourcesError(InputError):
+    """A trial asks for more than the cluster has; ``resource`` is what is missing: ``CPU`` or ``GPU``."""
+
+    def __init__(self, message: str, *, key: str, resource: str) -> None:
+        super().__init__(f"{key}: {message}")
+        self.resource = resource
+
+
 def one_line(text: str) -> str:
     """One line, its middle left out where it is long, hidden characters as codes: no file's text moves the cursor."""
     words = " ".join(text.split())
