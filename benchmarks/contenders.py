@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,16 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.replay import ACCURACY, FAITHFULNESS, SUM
+from study.search.encoding import encode, suggest_point
 from study.search.front import ranks
-from study.search.proposer import Learning, encode, suggest_point
+from study.search.proposer import Learning
 from study.search.rungs import Rungs
-from study.search.stored import IN_MEMORY
+from study.search.search import Search
 from study.spec.space import Point, ordered
 from study.spec.study_spec import StudySpec
 from study.spec.terms import Stopping
+from study.storage.storage import Storage
+from study.tuning.job import Job, Settings
 from study.tuning.scheduler import StudyScheduler
 from study.tuning.searcher import StudySearcher
 
@@ -43,11 +47,11 @@ class Entrant:
     def point(self, config: dict[str, Any]) -> Point:
         if "point" in config:
             return config["point"]  # type: ignore[no-any-return]
-        values = config["trial"]
+        values = Job.of(config).trial.config
         point: Point = {}
         for name in ordered(self.spec.space):
             if self.spec.active(name, point):
-                point[name] = values[name]
+                point[name] = getattr(values, name)
         return point
 
 
@@ -62,8 +66,9 @@ def ours(spec: StudySpec, *, learning: Learning = "forecast", **changes: Any) ->
     if stopping is not None and spec.stopping is not None:
         stopping = spec.stopping.model_copy(update=stopping)
     spec = spec.model_copy(update={**changes, "stopping": stopping})
-    searcher = StudySearcher(spec, IN_MEMORY, "replay", {"tags": {}}, learning=learning)
-    return Entrant(spec, searcher, StudyScheduler(spec, searcher), scored_at_rungs=spec.halving is not None)
+    search = Search(spec, "replay", None, learning=learning)
+    searcher = StudySearcher(search, Settings("replay", Storage(Path()), ""))
+    return Entrant(spec, searcher, StudyScheduler(search), scored_at_rungs=spec.halving is not None)
 
 
 def stock(spec: StudySpec, metrics: Sequence[str], *, asha: bool, random: bool = False) -> Entrant:
@@ -76,7 +81,7 @@ def stock(spec: StudySpec, metrics: Sequence[str], *, asha: bool, random: bool =
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     searcher = OptunaSearch(
-        lambda trial: {"point": suggest_point(spec, _Plain(trial))},  # type: ignore[arg-type]
+        lambda trial: {"point": suggest_point(spec, lambda name, kind: _suggest(trial, name, kind))},
         metric=list(metrics) if len(metrics) > 1 else metrics[0],
         mode=["max"] * len(metrics) if len(metrics) > 1 else "max",
         points_to_evaluate=[encode(spec, point) for point in spec.first_points()],
@@ -97,18 +102,13 @@ def stock(spec: StudySpec, metrics: Sequence[str], *, asha: bool, random: bool =
     return Entrant(spec, searcher, scheduler, scored_at_rungs=asha and metrics[0] != ACCURACY)
 
 
-class _Plain:
-    """What Ray hands to a define-by-run function, in the form in which :func:`suggest_point` asks."""
-
-    def __init__(self, trial: Any) -> None:
-        self._trial = trial
-
-    def _suggest(self, name: str, kind: Any) -> Any:
-        if isinstance(kind, optuna.distributions.CategoricalDistribution):
-            return self._trial.suggest_categorical(name, kind.choices)
-        if isinstance(kind, optuna.distributions.IntDistribution):
-            return self._trial.suggest_int(name, kind.low, kind.high, log=kind.log)
-        return self._trial.suggest_float(name, kind.low, kind.high, log=kind.log)
+def _suggest(trial: Any, name: str, kind: Any) -> Any:
+    """What Ray hands to a define-by-run function takes no distributions."""
+    if isinstance(kind, optuna.distributions.CategoricalDistribution):
+        return trial.suggest_categorical(name, kind.choices)
+    if isinstance(kind, optuna.distributions.IntDistribution):
+        return trial.suggest_int(name, kind.low, kind.high, log=kind.log)
+    return trial.suggest_float(name, kind.low, kind.high, log=kind.log)
 
 
 class NaiveRungs(Rungs):

@@ -24,9 +24,14 @@ from ray.tune.schedulers import TrialScheduler
 from benchmarks.record_curves import SPEC, points
 from benchmarks.replay import ACCURACY, FAITHFULNESS
 from study import metrics, names
-from study.search.proposer import distributions, encode
+from study.search.encoding import distributions, encode
+from study.search.optuna_internals import insert
+from study.search.search import Search
+from study.search.stored import open_study
 from study.spec.space import Point
 from study.spec.study_spec import StudySpec, load_spec
+from study.storage.storage import Storage
+from study.tuning.job import Job, Settings
 from study.tuning.scheduler import StudyScheduler
 from study.tuning.searcher import StudySearcher
 
@@ -43,11 +48,9 @@ def scores(point: Point, epoch: int, epochs: int) -> list[float]:
     return [part * (80 - 20 * away - 5 * weight) + noise[0], part * (5 + np.log10(weight + 1e-3)) + noise[1]]
 
 
-def fill(spec: StudySpec, url: str, trials: int) -> None:
+def fill(spec: StudySpec, file: Path, trials: int) -> None:
     """Trials that are over, in Optuna's storage: two in three stopped at the first rung, and so on at each."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = optuna.storages.RDBStorage(url)
-    study = optuna.create_study(storage=storage, study_name=STUDY, directions=["maximize"] * 2)
+    study = open_study(file, STUDY, ["maximize"] * 2)
     kinds, levels = distributions(spec), [*spec.fidelity.rungs, spec.fidelity.max_epochs]
     for i, point in enumerate(points(spec, trials)):
         reached = next((n for n in range(1, len(levels)) if i % 3**n), len(levels))
@@ -61,7 +64,7 @@ def fill(spec: StudySpec, url: str, trials: int) -> None:
             distributions={name: kinds[name] for name in params},
             user_attrs={"rungs": curve},
         )
-        storage.create_new_trial(study._study_id, template_trial=trial)
+        insert(study, trial)
 
 
 class Clock:
@@ -82,16 +85,18 @@ class Clock:
         return float(np.median(values)), float(np.quantile(values, 0.95)), max(values)
 
 
-def drive(spec: StudySpec, url: str, workers: int, clock: Clock) -> tuple[int, int]:
+def drive(spec: StudySpec, file: Path, workers: int, clock: Clock) -> tuple[int, int]:
     """``workers`` trials at once, from asking to their end. How many ended complete, and stopped."""
-    searcher = clock("open the study", lambda: StudySearcher(spec, url, STUDY, {"tags": {}}))
-    scheduler = clock("fill the rungs", lambda: StudyScheduler(spec, searcher))
+    search = clock("open the study", lambda: Search(spec, STUDY, file))
+    searcher = StudySearcher(search, Settings(STUDY, Storage(file.parent), ""))
+    scheduler = clock("fill the rungs", lambda: StudyScheduler(search))
     live: list[tuple[Any, Point]] = []
     for i in range(workers):
         config = clock("ask", lambda i=i: searcher.suggest(f"{i:05d}"))  # type: ignore[misc]
         if not isinstance(config, dict):
             break
-        point = {name: config["trial"][name] for name in spec.space if config["trial"][name] is not None}
+        values = Job.of(config).trial.config
+        point = {name: getattr(values, name) for name in spec.space if getattr(values, name) is not None}
         live.append((SimpleNamespace(trial_id=f"{i:05d}", config=config), point))
     ended = [0, 0]
     for epoch in [*spec.fidelity.rungs, spec.fidelity.max_epochs]:
@@ -122,9 +127,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     spec = load_spec(SPEC, overrides={"budget.trials": args.trials, "sampler": args.sampler})
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        url = f"sqlite:///{Path(folder) / names.OPTUNA_FILE}"
-        fill(spec, url, args.trials - args.workers)
-        complete, stopped = drive(spec, url, args.workers, clock)
+        file = Path(folder) / names.OPTUNA_FILE
+        fill(spec, file, args.trials - args.workers)
+        complete, stopped = drive(spec, file, args.workers, clock)
     print(
         f"{args.trials - args.workers} trials over, then {args.workers} at once: {complete} complete, {stopped} stopped"
     )

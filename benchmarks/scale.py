@@ -13,10 +13,10 @@ import json
 import platform
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from study.tuning.session import concurrency, run_trials, storage_url  # first: it sets what Ray reads when imported
+from study.tuning.tuner import run_trials  # first: it sets what Ray reads when imported
 
 # isort: split
 import ray
@@ -24,12 +24,13 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from study import metrics, names
-from study.config import TrialConfig
-from study.ledger import Ledger, TrialWriter, close_session, create_store, default_tracking_uri
+from study.ledger import Ledger, close_session, create_store, default_tracking_uri
+from study.search.search import Search
 from study.spec.study_spec import StudySpec
 from study.storage.storage import Storage
-from study.tuning.searcher import StudySearcher
-from study.tuning.trainable import StudyTrainable, trial_folder
+from study.tuning.capacity import Capacity
+from study.tuning.job import Settings
+from study.tuning.trainable import StudyTrainable
 
 STUDY = "scale"
 
@@ -67,20 +68,22 @@ class Silent:
     def finish(self, state: str, **what: object) -> None: ...
 
 
+@dataclass(frozen=True)
+class NapSettings(Settings):
+    """``seconds`` of a nap; ``ledger``: whether it is told to the ledger."""
+
+    seconds: float = 1.0
+    ledger: bool = True
+
+
 class SleepingTrainable(StudyTrainable):
     """The product's trainable, with a nap for a trial."""
 
-    def _open(self, config: dict[str, Any]) -> None:
-        self._trial_config = TrialConfig.from_dict(config["trial"])
-        folder = trial_folder(Storage(Path(config["storage"])), config["study"], config["number"])
-        self.trial = Nap(config["seconds"], folder)  # type: ignore[assignment]
-        self.writer = Silent()  # type: ignore[assignment]
-        if config["ledger"]:
-            self.writer = TrialWriter(
-                Ledger(config["tracking_uri"], config["study"]), folder, trial=config["number"],
-                seed=self._trial_config.seed, params=self._trial_config.to_dict(), tags={},
-            )  # fmt: skip
-            self.writer.start()
+    def _open(self) -> None:
+        settings = self.job.settings
+        assert isinstance(settings, NapSettings)
+        self.trial = Nap(settings.seconds, self.job.folder)  # type: ignore[assignment]
+        self.writer = self.job.open_writer() if settings.ledger else Silent()  # type: ignore[assignment]
 
     def _finish(self) -> None:
         scores = {k: v for k, v in self.trial.history[-1].items() if k != "epoch"}
@@ -122,17 +125,11 @@ def measure(nodes: int, slots: int, trials: int, seconds: float, sampler: str, *
             if ledger:
                 create_store(uri)
                 books.open_study(fingerprint="scale", spec={}, tags={}, artifact_location=None)
-            settings = {
-                "study": STUDY, "storage": folder, "storage_uri": None, "tracking_uri": uri, "cpus": 1, "gpus": 0,
-                "tags": {}, "seconds": seconds, "ledger": ledger,
-            }  # fmt: skip
-            searcher = StudySearcher(spec, storage_url(storage.local / STUDY), STUDY, settings)
+            settings = NapSettings(STUDY, storage, uri, seconds=seconds, ledger=ledger)
+            search = Search(spec, STUDY, storage.local / STUDY / names.OPTUNA_FILE)
             begun = time.time()
-            run_trials(
-                spec, searcher, storage=storage, study=STUDY, ledger=books, cluster=ray.cluster_resources(),
-                time_budget=None, console=Console(file=io.StringIO()), trainable=SleepingTrainable,
-            )  # fmt: skip
-            at_once = concurrency(spec.resources, ray.cluster_resources())
+            run_trials(search, settings, Console(file=io.StringIO()), trainable=SleepingTrainable)
+            at_once = Capacity(spec.resources).at_once()
             texts = [file.read_text().split() for file in storage.local.rglob("slept")]
             slept = [(float(begin), float(end)) for begin, end in texts]
             told = close_session(books, storage.local / STUDY / "trials", complete=True) if ledger else 0

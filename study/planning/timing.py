@@ -64,11 +64,7 @@ def slots(spec: StudySpec) -> int:
     """Trials that this machine runs at once (at least 1: a GPU that is asked for may be in another machine)."""
     import torch
 
-    fits = [int(len(os.sched_getaffinity(0)) / spec.resources.cpus + 1e-9)]
-    gpus = torch.cuda.device_count()
-    if spec.resources.gpus > 0 and gpus:
-        fits.append(int(gpus / spec.resources.gpus + 1e-9))
-    return max(1, min(fits))
+    return max(1, spec.resources.slots(len(os.sched_getaffinity(0)), torch.cuda.device_count() or math.inf))
 
 
 def measure(spec: StudySpec, *, n_classes: int, at_once: int, seconds: float = _SECONDS) -> Profile:

@@ -1,1 +1,1 @@
-"""Studies whose scores are of another protocol: refused where they would be mixed, or scored again."""
+"""Studies whose scores are of another protocol: their stored networks are scored again."""

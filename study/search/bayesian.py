@@ -1,5 +1,6 @@
-"""Bayesian optimization over the study's space: a Gaussian process per objective proposes the point that is expected to
-widen the front most for the work that it costs.
+"""Bayesian optimization over the study's space, with a Gaussian process per objective.
+
+It proposes the point that is expected to widen the front most for the work that it costs.
 
 Values of trials that were stopped take part as forecasts, each kind with a noise of its own (docs/decisions/0013).
 """
@@ -18,9 +19,9 @@ from study.search.regression import Regression
 from study.spec.space import Choice, FloatRange, IntRange, Parameter, Point, Scalar, complete, ordered
 from study.spec.study_spec import StudySpec
 
-_CAPACITY = 100  # values that are regressed on: those nearest to their end, then the latest
+_CAPACITY = 100  # observations that are fitted: highest fidelity first, then the latest
 _WIDE = 300  # points that are drawn from the whole space
-_CENTERS, _NEAR = 8, 20  # best ones, beside the front, around which so many more are drawn each, once per step
+_CENTERS, _NEAR = 8, 20  # best points, beside the front; neighbours that are drawn around each, once per step
 _STEPS = (0.15, 0.05, 0.02)  # as shares of a range
 _SWITCH = 0.15  # probability of another choice in such a step
 ZERO_SHARE = 0.15  # of a range's coordinates that stands for 0
@@ -28,9 +29,11 @@ ZERO_SHARE = 0.15  # of a range's coordinates that stands for 0
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a point: ``values`` of its objectives at the end; ``kind``: the epoch from which they were
-    forecast, the last one where they were measured; ``violations`` of constraints, at most 0 where one is kept,
-    infinite where it is broken without end; what is not known is left out.
+    """What is known of a point.
+
+    ``values``: of its objectives at the last epoch. ``kind``: the epoch from which they were forecast; the last one
+    where they were measured. ``violations`` of the constraints that are known: at most 0 where one is kept, infinite
+    where its metric is not finite.
     """
 
     point: Point
@@ -40,14 +43,14 @@ class Evidence:
 
 
 class Space:
-    """Points of a space as coordinates (one per parameter, in [0, 1]) and as features (a word has one per choice)."""
+    """Points of a space as coordinates (one per parameter, in [0, 1]) and as features for regression."""
 
     def __init__(self, spec: StudySpec) -> None:
         self._space = spec.space
         self._names = ordered(spec.space)
 
     def points(self, coordinates: np.ndarray) -> list[Point]:
-        """Of ``coordinates`` (m, parameters)."""
+        """The points at ``coordinates`` (m, parameters)."""
         return [
             complete(self._space, {n: _value(self._space[n], float(u)) for n, u in zip(self._names, row, strict=True)})
             for row in coordinates
@@ -58,7 +61,7 @@ class Space:
         return np.array([[self._coordinate(name, point) for name in self._names] for point in points])
 
     def features(self, points: Sequence[Point]) -> np.ndarray:
-        """(m, features): coordinates, but for words, which have an order in no coordinate."""
+        """(m, features): the coordinates; words, which have no order, become a 0 or 1 per choice instead."""
         columns: list[np.ndarray] = []
         for name, column in zip(self._names, self.coordinates(points).T, strict=True):
             parameter = self._space[name]
@@ -98,7 +101,7 @@ class Space:
 
 
 def _value(parameter: Parameter, u: float) -> Scalar:
-    """At a coordinate."""
+    """A parameter's value at coordinate ``u``."""
     if isinstance(parameter, Choice):
         return parameter.choice[min(int(u * len(parameter.choice)), len(parameter.choice) - 1)]
     low, high = parameter.bounds
@@ -154,12 +157,12 @@ class _Judge:
         for name in dict.fromkeys(name for e in evidence for name in e.violations):
             violations = np.array([e.violations.get(name, np.nan) for e in evidence], dtype=float)
             told = np.isfinite(violations)
-            # Kept equally by all, as is usual for undefined maps, it says nothing of any point.
+            # A constraint that all keep equally, as is usual for undefined maps, tells no point from another.
             if told.any() and (np.ptp(violations[told]) > 0 or violations[told].max() > 0):
                 self._constraints.append(Regression(x[told], violations[told], kinds[told]))
         measured = [i for i, e in enumerate(evidence) if e.kind >= spec.fidelity.max_epochs]
         kept = [i for i in measured if all(v <= 0 for v in evidence[i].violations.values())]
-        # By what is believed of them rather than by what was seen once, noise included.
+        # The front of predicted values: those that were measured once contain noise.
         believed = np.stack([r.predict(x[kept])[0] for r in self._objectives], axis=1)
         best = front.nondominated(believed)
         self._front = believed[best]

@@ -8,7 +8,6 @@ which a multi-objective sampler learns nothing.
 from __future__ import annotations
 
 import heapq
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,77 +15,24 @@ from typing import Literal
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from study.search import bayesian
+from study.search.encoding import from_sampled, sampled_distribution, to_sampled
 from study.search.forecast import forecast
+from study.search.optuna_internals import insert, sampler_notes, suggest
 from study.spec.eligible import as_report
-from study.spec.space import Choice, FloatRange, IntRange, Parameter, Point, Scalar, grid, ordered
+from study.spec.space import Choice, Point, Scalar, grid, ordered
 from study.spec.study_spec import StudySpec
 
-_ZERO_SUFFIX = "_is_zero"  # Optuna's name for "this parameter is the single value 0 beside its range"
 _GP_UNTIL = 150  # points known; beyond them TPE, whose asks stay in milliseconds
 _CAPACITY = 200  # points that a sampler is shown: an ask stays in milliseconds after thousands of trials
 _TRIES = 25  # proposals of known points before one is drawn at random
 
 #: How the sampler reads a stopped trial: as its forecast, as if its last rung were its end, or not at all.
 Learning = Literal["forecast", "as_complete", "ignore"]
-
-
-def encode(spec: StudySpec, point: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """A point of the space as Optuna's parameters: a range with ``zero`` is a category and a range."""
-    params: dict[str, Scalar] = {}
-    for name, value in point.items():
-        parameter = spec.space[name]
-        if isinstance(parameter, FloatRange) and parameter.zero:
-            params[name + _ZERO_SUFFIX] = value == 0
-            if value == 0:
-                continue
-        params[name] = float(value) if isinstance(parameter, FloatRange) else value
-    return params
-
-
-def decode(spec: StudySpec, params: Mapping[str, Scalar]) -> Point:
-    """The reverse of :func:`encode`."""
-    point: Point = {}
-    for name in ordered(spec.space):
-        if params.get(name + _ZERO_SUFFIX):
-            point[name] = 0.0
-        elif name in params:
-            point[name] = params[name]
-    return point
-
-
-def distributions(spec: StudySpec) -> dict[str, BaseDistribution]:
-    """Optuna's distribution of every parameter that :func:`encode` can name."""
-    found: dict[str, BaseDistribution] = {}
-    for name in ordered(spec.space):
-        parameter = spec.space[name]
-        if isinstance(parameter, Choice):
-            found[name] = CategoricalDistribution(list(parameter.choice))  # type: ignore[arg-type]
-        elif isinstance(parameter, IntRange):
-            found[name] = IntDistribution(*parameter.bounds, log=parameter.log)
-        else:
-            if parameter.zero:
-                found[name + _ZERO_SUFFIX] = CategoricalDistribution([False, True])
-            found[name] = FloatDistribution(*parameter.bounds, log=parameter.log)
-    return found
-
-
-def suggest_point(spec: StudySpec, trial: optuna.Trial) -> Point:
-    """Ask a sampler for every active parameter; those that are decided already stay."""
-    kinds = distributions(spec)
-    point: Point = {}
-    for name in ordered(spec.space):
-        if not spec.active(name, point):
-            continue
-        if name + _ZERO_SUFFIX in kinds and trial._suggest(name + _ZERO_SUFFIX, kinds[name + _ZERO_SUFFIX]):
-            point[name] = 0.0
-        else:
-            point[name] = trial._suggest(name, kinds[name])
-    return point
 
 
 @dataclass
@@ -108,13 +54,11 @@ class Proposer:
     """
 
     def __init__(self, spec: StudySpec, known: Mapping[int, Known], *, learning: Learning = "forecast") -> None:
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._spec = spec
         self._known = known
         self._learning = learning
         self._names = ordered(spec.space)
-        self._distributions = {name: _sampled(spec.space[name]) for name in self._names}
+        self._distributions = {name: sampled_distribution(spec.space[name]) for name in self._names}
         self._signs = [m.sign for m in spec.targets]
         self._merits: dict[int, tuple[int, float]] = {}  # of trials that are over, so it stays
         self._finite = all(isinstance(p, Choice) for p in spec.space.values())
@@ -134,7 +78,7 @@ class Proposer:
             trial = study.ask()
             point = self._suggest(trial)
             if point not in taken:
-                return point, dict(study._storage.get_trial_system_attrs(trial._trial_id))
+                return point, sampler_notes(trial)
             study.tell(trial, state=TrialState.FAIL)
         if self._finite:
             return left[int(self._draw(len(left)))], {}
@@ -180,12 +124,13 @@ class Proposer:
         point: Point = {}
         for name in self._names:
             if self._spec.active(name, point):
-                point[name] = _from_sampled(self._spec.space[name], trial._suggest(name, self._distributions[name]))
+                drawn = suggest(trial, name, self._distributions[name])
+                point[name] = from_sampled(self._spec.space[name], drawn)
         return point
 
     def _params(self, point: Point) -> dict[str, Scalar]:
-        """The reverse."""
-        return {name: _to_sampled(self._spec.space[name], point[name]) for name in self._names if name in point}
+        """A point as :meth:`_suggest` would have had it from the sampler."""
+        return {name: to_sampled(self._spec.space[name], point[name]) for name in self._names if name in point}
 
     def _study(self, kind: str) -> optuna.Study:
         """A fresh study of what is known now, with the sampler that has been used so far."""
@@ -204,7 +149,7 @@ class Proposer:
             if values is not None:
                 for name, violation in self._violations(item, values).items():
                     trial.set_constraint(name, violation)
-            study._storage.create_new_trial(study._study_id, template_trial=trial)
+            insert(study, trial)
         return study
 
     def _violations(self, item: Known, values: list[float]) -> dict[str, float]:
@@ -242,7 +187,7 @@ class Proposer:
 
 
 class _Made(FrozenTrial):
-    """Made for one proposal and changed by nobody: Optuna's deep copy of hundreds would cost more than proposing."""
+    """Lives for one proposal and is never changed: Optuna's deep copies of hundreds would cost more than proposing."""
 
     def __deepcopy__(self, memo: object) -> _Made:
         return self
@@ -270,36 +215,3 @@ def _made(
         system_attrs=dict(notes),
         intermediate_values={},
     )
-
-
-def _sampled(parameter: Parameter) -> BaseDistribution:
-    """What a sampler is asked for: a range with ``zero`` is continued below its lower end, where it means 0.
-
-    A category "is it 0" beside the range would be drawn half of the time, and tells the sampler nothing of how the
-    smallest values resemble 0.
-    """
-    if isinstance(parameter, Choice):
-        return CategoricalDistribution(list(parameter.choice))  # type: ignore[arg-type]
-    if isinstance(parameter, IntRange):
-        return IntDistribution(*parameter.bounds, log=parameter.log)
-    low, high = parameter.bounds
-    return FloatDistribution(_below(parameter, 1.0) if parameter.zero else low, high, log=parameter.log)
-
-
-def _below(parameter: FloatRange, part: float) -> float:
-    """A value below the range, by ``part`` of the stretch that means 0."""
-    low, high = parameter.bounds
-    stretch = part * bayesian.ZERO_SHARE / (1 - bayesian.ZERO_SHARE)
-    return low * (low / high) ** stretch if parameter.log else low - stretch * (high - low)
-
-
-def _from_sampled(parameter: Parameter, value: Scalar) -> Scalar:
-    if isinstance(parameter, FloatRange) and parameter.zero and value < parameter.bounds[0]:  # type: ignore[operator]
-        return 0.0
-    return value
-
-
-def _to_sampled(parameter: Parameter, value: Scalar) -> Scalar:
-    if isinstance(parameter, FloatRange):
-        return _below(parameter, 0.5) if parameter.zero and value == 0 else float(value)
-    return value

@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import optuna
 from optuna.trial import TrialState
 
 from study import names
-from study.search.proposer import decode, encode
+from study.search.encoding import decode, encode
 from study.search.racing import most_uncertain
 from study.search.stored import MEASURED, REPLICATE_OF, SEED, TWIN_OF, WARM, params_of, results, write_measured
+from study.search.warm_start import WarmStart
 from study.spec.space import Point, complete
 from study.spec.study_spec import StudySpec
 from study.storage.atomic import replacing
 from study.storage.storage import Storage, trial_folder
 
-#: A point, the targets' values there, and the report that they are from.
-Result = tuple[Point, list[float], Mapping[str, float]]
 
-
-def take_over(
-    study: optuna.Study,
-    spec: StudySpec,
-    source: str,
-    results: Sequence[Result],
-    points: Sequence[tuple[Point, Path | None]],
-    storage: Storage,
-) -> None:
+def take_over(study: optuna.Study, spec: StudySpec, source: str, start: WarmStart, storage: Storage) -> None:
     """Take over what an earlier study found; asked again for the same study it changes nothing.
 
-    ``results`` are known to the sampler, and their points are not run again. ``points`` are tried before anything
-    is proposed, each from the checkpoint beside it where there is one.
+    The results are known to the sampler, and their points are not run again. The points are tried before anything is
+    proposed, each from the checkpoint beside it where there is one.
     """
     warm = dict(study.user_attrs.get(WARM, {}))
     if source in warm:
         return
-    for point, checkpoint in points:
+    for point, checkpoint in start.points:
         before = len(study.get_trials(deepcopy=False))
         study.enqueue_trial(encode(spec, point), skip_if_exists=True)
         if checkpoint is not None and len(study.get_trials(deepcopy=False)) > before:
@@ -50,7 +40,7 @@ def take_over(
             storage.push(file)
     warm[source] = [
         {"params": encode(spec, point), "values": values, MEASURED: write_measured(report)}
-        for point, values, report in results
+        for point, values, report in start.results
     ]
     study.set_user_attr(WARM, warm)
 

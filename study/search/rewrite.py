@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from study import metrics, names
+from study.search.optuna_internals import insert
 from study.search.stored import MEASURED, PROTOCOL, REASON, RUNGS, STATE, WARM, write_measured
 from study.spec.study_spec import StudySpec
 from study.storage.atomic import move_into_place
@@ -48,7 +49,7 @@ def rewrite(file: Path, name: str, spec: StudySpec, found: Mapping[int, Scored])
             new.set_user_attr(key, value)
     new.set_user_attr(PROTOCOL, spec.protocol)
     for trial in old.get_trials(deepcopy=True):
-        new._storage.create_new_trial(new._study_id, template_trial=_with_scores(trial, spec, found.get(trial.number)))
+        insert(new, _with_scores(trial, spec, found.get(trial.number)))
     for store in stores:
         store.remove_session()
         store.engine.dispose()
@@ -84,7 +85,7 @@ def _with_scores(trial: FrozenTrial, spec: StudySpec, scored: Scored | None) -> 
             system |= {_CONSTRAINT + key: value for key, value in broken.items()}
     return FrozenTrial(
         number=trial.number,
-        trial_id=trial._trial_id,
+        trial_id=-1,  # the storage gives it one
         state=state,
         value=None,
         values=values,

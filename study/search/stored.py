@@ -1,9 +1,11 @@
-"""What Optuna's storage says of trials: the names under which it keeps what Optuna itself does not know."""
+"""Optuna's storage of a study: opening it, and the attributes that hold what Optuna itself does not know of a trial."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from study.metrics import Direction
 from study.names import COMPLETE
-from study.search.proposer import Known, decode
+from study.search.encoding import decode
+from study.search.proposer import Known
 from study.spec.eligible import as_report, measured
 from study.spec.study_spec import StudySpec
 
@@ -28,29 +31,29 @@ MEASURED = "measured"  # all that may be constrained, as last reported; None: no
 WARM = "warm_start"  # of the study: what other studies found
 PROTOCOL = "protocol"  # of the study: identity of the protocol that all values in it were made under
 
-IN_MEMORY = "memory://"  # a storage that ends with the process
 
-
-def open_study(url: str, name: str, directions: Sequence[Direction]) -> optuna.Study:
-    """The study of that name; storage and study are made when missing."""
-    if url == IN_MEMORY:
-        storage: optuna.storages.BaseStorage = optuna.storages.InMemoryStorage()
-    else:
-        storage = optuna.storages.RDBStorage(url, skip_compatibility_check=False)
+def open_study(file: Path | None, name: str, directions: Sequence[Direction]) -> optuna.Study:
+    """The study of that name; storage and study are made when missing. ``file`` None: a storage in memory."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    storage = optuna.storages.InMemoryStorage() if file is None else optuna.storages.RDBStorage(f"sqlite:///{file}")
     return optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
 
 
 def stored_protocol(file: Path, name: str) -> str | None:
-    """Under which protocol the values in a storage were made: empty where it does not say, as versions before there
-    were two protocols did not. None where there is no trial yet."""
+    """Identity of the protocol that the values in a storage were made under; None where it has no trial yet.
+
+    Empty where the storage does not say: versions with a single protocol did not record it.
+    """
     if not file.exists():
         return None
     storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
     try:
-        studies = {study.study_name: study for study in storage.get_all_studies()}
-        if name not in studies or not storage.get_n_trials(studies[name]._study_id):
-            return None
-        return str(studies[name].user_attrs.get(PROTOCOL, ""))
+        study_id = storage.get_study_id_from_name(name)
+        return str(storage.get_study_user_attrs(study_id).get(PROTOCOL, "")) if storage.get_n_trials(study_id) else None
+    except KeyError:
+        return None
     finally:
         storage.remove_session()
         storage.engine.dispose()
@@ -62,7 +65,7 @@ def searched(trial: FrozenTrial | optuna.Trial) -> bool:
 
 
 def params_of(trial: FrozenTrial) -> Mapping[str, Any]:
-    """A waiting trial's parameters are still in its fixed ones."""
+    """A trial's parameters; Optuna keeps those of a waiting trial elsewhere."""
     return trial.params or trial.system_attrs.get("fixed_params", {})
 
 
@@ -83,18 +86,20 @@ def known_of(spec: StudySpec, trial: FrozenTrial) -> Known:
 
 
 def write_measured(report: Mapping[str, float]) -> dict[str, float | None]:
-    """What of a report is kept in the storage under MEASURED: JSON has no NaN."""
+    """What is stored of a report under MEASURED: JSON has no NaN."""
     return {name: value if math.isfinite(value) else None for name, value in measured(report).items()}
 
 
 def read_measured(kept: Mapping[str, float | None]) -> dict[str, float]:
-    """The reverse, by metric name."""
+    """By metric name, what :func:`write_measured` has stored."""
     return {name: math.nan if value is None else value for name, value in kept.items()}
 
 
 def why_not(spec: StudySpec, trial: FrozenTrial) -> str:
-    """Why a complete trial cannot be on the front; empty where it can. Asked of what was measured, not of what was
-    said when it ended: constraints may have changed since."""
+    """Why a complete trial cannot be on the front; empty where it can.
+
+    Decided by what was measured, not by the violations stored at its end: constraints may have changed since.
+    """
     of_targets = {m.ledger_name: v for m, v in zip(spec.targets, trial.values, strict=True)}
     report = as_report(read_measured(trial.user_attrs.get(MEASURED, {})))
     return spec.why_not_eligible(COMPLETE, trial.values, {**report, **of_targets})

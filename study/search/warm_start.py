@@ -1,9 +1,9 @@
 """What an earlier study found, as a start for another one: results where they compare, points to try where not.
 
 A complete trial of the earlier study whose training and scoring would be the same here is a result: the sampler learns
-from it, and it is not run again. Scores of another protocol are none. Of the other trials, those on the earlier study's
-front are tried here. Where only the horizon grew, and the learning rate does not depend on the horizon, they go on from
-their checkpoints.
+from it, and it is not run again. Scores of another protocol are no result here. Of the other trials, those on the
+earlier study's front are tried here. Where only the horizon grew, and the learning rate does not depend on the horizon,
+they go on from their checkpoints.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from study.storage.storage import Storage, trial_folder
 from study.storage.study_file import differing, read_identity
 
 _HORIZON = {"epochs", "rungs"}
-_NO_MATTER = {"data.source", "evaluation.batch_size", "rungs"}  # change no result
+_WITHOUT_EFFECT = {"data.source", "evaluation.batch_size", "rungs"}  # change no result
 _SPEC_KEYS = ("data.", "evaluation.")  # identity keys that change every result
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """``results``: (point, target values, report) that hold here. ``points``: to be tried, with a checkpoint to go on
-    from.
+    """``results``: (point, target values, report) that hold here. ``points`` to try, each with a checkpoint to continue
+    or None. ``said``: both in one line for the user.
     """
 
     results: tuple[tuple[Point, list[float], dict[str, float]], ...] = ()
@@ -117,7 +117,7 @@ def _changed(config: TrialConfig, params: dict[str, Any]) -> set[str]:
     """In which settings a training here would differ from the recorded one; the seed is a repetition, no change."""
     mine = {k: parse(v) for k, v in flatten(config.to_dict()).items()}
     theirs = {**DEFAULTS, **params}
-    return {k for k in mine if mine[k] != theirs.get(k)} - _NO_MATTER - {"seed"}
+    return {k for k in mine if mine[k] != theirs.get(k)} - _WITHOUT_EFFECT - {"seed"}
 
 
 def _first_of_each_protocol(

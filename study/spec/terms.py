@@ -34,6 +34,11 @@ class Resources(Strict):
     cpus: float = Field(default=1, gt=0, le=4096)
     gpus: float = Field(default=0, ge=0, le=64)
 
+    def slots(self, cpus: float, gpus: float) -> int:
+        """How many such trials run at once on so many CPUs and GPUs of one machine."""
+        kinds = ((cpus, self.cpus), (gpus, self.gpus))
+        return int(min(have / need for have, need in kinds if need > 0) + 1e-9)
+
 
 class Budget(Strict):
     """Whichever ends first ends the study; ``time`` in seconds (written e.g. ``30m``, ``1h30m``)."""

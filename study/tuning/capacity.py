@@ -6,29 +6,19 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 import yaml
-from ray.tune.search import Searcher
 
+from study.errors import InsufficientResourcesError
 from study.spec.study_spec import Resources
 from study.tuning.joining import probe_own
 
 _REFRESH_SECONDS = 2.0
 _BOOTSTRAP = Path.home() / "ray_bootstrap_config.yaml"  # Ray puts the cluster file there on a head
-
-
-def fits(resources: Resources, node: Mapping[str, float]) -> int:
-    """Trials that fit on one node: a trial never spans two."""
-    counts = [
-        int(node.get(kind, 0.0) / need + 1e-9)
-        for kind, need in (("CPU", resources.cpus), ("GPU", resources.gpus))
-        if need > 0
-    ]
-    return min(counts, default=1)
 
 
 def promised() -> list[dict[str, float]]:
@@ -77,30 +67,57 @@ def machines() -> list[dict[str, Any]]:
         ray.shutdown()
 
 
-class Capacity:
-    """Trials that fit now (``now``) and trials to propose (``wanted``): those, and one node's worth more to rent.
+def _slots(resources: Resources, node: Mapping[str, float]) -> int:
+    return resources.slots(node.get("CPU", 0.0), node.get("GPU", 0.0))
 
-    Proposing no more than that keeps the search informed: what is proposed early knows less.
+
+class Capacity:
+    """How many trials run at once on the nodes that are there, and on those that the autoscaler may still rent.
+
+    A trial needs one node with room for it: it never spans two.
     """
 
-    def __init__(self, resources: Resources, ahead: Iterable[Mapping[str, float]] | None = None) -> None:
-        rentable = [fits(resources, node) for node in (promised() if ahead is None else ahead)]
-        self.resources = resources
-        self.most = sum(rentable)  # with everything rented; 0 without an autoscaler
-        self._step = max(rentable, default=0)
+    def __init__(self, resources: Resources) -> None:
+        rentable = [_slots(resources, node) for node in promised()]
+        self._resources = resources
+        self._most = sum(rentable)  # with everything rented; 0 without an autoscaler
+        self._largest = max(rentable, default=0)  # on one rented node
         self._asked = -_REFRESH_SECONDS
         self._now = 0
 
     @property
     def now(self) -> int:
+        """Trials that fit on the nodes that are there."""
         if time.monotonic() - self._asked >= _REFRESH_SECONDS:
-            self._now = sum(fits(self.resources, node) for node in present())
+            self._now = sum(_slots(self._resources, node) for node in present())
             self._asked = time.monotonic()
         return self._now
 
     @property
     def wanted(self) -> int:
-        return max(1, self.now, min(self.most, self.now + self._step))
+        """Trials to have under way: those that fit now, and one node's worth more, for which a node is then rented.
+
+        More would be proposed too early, by a search that knows less.
+        """
+        return max(1, self.now, min(self._most, self.now + self._largest))
+
+    def at_once(self) -> int:
+        """How many trials will run at once, with everything rented.
+
+        Raises :class:`InsufficientResourcesError` where a trial asks for more than all nodes have.
+        """
+        if at_once := max(self.now, self._most):
+            return at_once
+        cluster = self.resources_present()
+        for kind, need in (("GPU", self._resources.gpus), ("CPU", self._resources.cpus)):
+            if need > (have := cluster.get(kind, 0.0)):
+                raise InsufficientResourcesError(
+                    f"a trial asks for {need:g} {kind}s and the cluster has {have:g}; lower it in the specification or "
+                    "join a larger cluster with --address",
+                    key=f"resources.{kind.lower()}s",
+                    resource=kind,
+                )
+        return 1
 
     def resources_present(self) -> dict[str, float]:
         """CPUs, GPUs and what else the nodes that are there have, all together."""
@@ -110,55 +127,7 @@ class Capacity:
     def wait(self, seconds: float, tell: Callable[[str], None]) -> None:
         """Wait until a trial fits or may be rented: the machines of a cluster that just came up join one by one."""
         deadline = time.monotonic() + seconds
-        if not self.most and not self.now:
+        if not self._most and not self.now:
             tell(f"waiting for the cluster's machines, up to {seconds / 60:.0f} min ...")
             while not self.now and time.monotonic() < deadline:
                 time.sleep(1.0)
-
-
-class Following(Searcher):
-    """Hands on ``searcher``'s proposals while fewer trials live than the cluster has, or may rent, room for.
-
-    ``lost`` says of a trial that ended with an error whether its machine went away under it: such a trial is proposed
-    again (:meth:`StudySearcher.resume_later`) instead of failing.
-    """
-
-    def __init__(self, searcher: Any, capacity: Capacity, lost: Callable[[str], bool]) -> None:
-        super().__init__()
-        self._searcher = searcher
-        self._capacity = capacity
-        self._lost = lost
-        self._live: set[str] = set()
-        self.returned = 0  # trials that lost their machine and were handed back
-
-    # Ray pickles its searcher now and then to restore it; a study continues from Optuna's storage instead.
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def save(self, checkpoint_path: str) -> None:
-        self._searcher.save(checkpoint_path)
-
-    def restore(self, checkpoint_path: str) -> None:
-        self._searcher.restore(checkpoint_path)
-
-    def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
-        return True
-
-    def suggest(self, trial_id: str) -> Any:
-        if len(self._live) >= self._capacity.wanted:
-            return None
-        config = self._searcher.suggest(trial_id)
-        if isinstance(config, dict):
-            self._live.add(trial_id)
-        return config
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self._searcher.on_trial_result(trial_id, result)
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self._live.discard(trial_id)
-        if error and self._lost(trial_id):
-            self.returned += 1
-            self._searcher.resume_later(trial_id)
-        else:
-            self._searcher.on_trial_complete(trial_id, result, error)

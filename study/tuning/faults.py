@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray import cloudpickle, tune
+from ray import tune
 from ray.exceptions import RayActorError, RayTaskError
 
 from study import names
 from study.storage.storage import NEEDED_BYTES, Storage
+from study.tuning.job import Job
+from study.tuning.ray_internals import error_of, forgive, node_of_actor
 
 LOST, WORKER, ERROR, FULL, AWAY = "machine lost", "worker died", "error", "storage full", "storage away"
 STORAGE_FULL = "storage_full"  # in a result: the trial could not save its epoch
@@ -74,7 +75,7 @@ def machine_is_gone(error: BaseException | None) -> bool:
         return False
     if error.preempted or "node has died" in str(error) or "node died" in str(error):
         return True
-    node = _node_of(getattr(error, "actor_id", None))
+    node = node_of_actor(getattr(error, "actor_id", None))
     if node is None:
         return False
     if not node["Alive"]:
@@ -85,23 +86,6 @@ def machine_is_gone(error: BaseException | None) -> bool:
     except OSError:
         return True
     return False
-
-
-def error_of(trial: Any) -> BaseException | None:
-    """A trial's latest error. Ray's own way reads its storage, where the error arrives later, or never."""
-    file = trial.pickled_error_file
-    try:
-        return cloudpickle.loads(Path(file).read_bytes()) if file else None
-    except Exception:  # of whatever class an error is, it may not be loadable here
-        return None
-
-
-def _node_of(actor_id: Any) -> dict[str, Any] | None:
-    if not actor_id:
-        return None
-    actor = ray._private.state.actors(actor_id=actor_id)  # there is no public way that needs no dashboard
-    id_ = (actor.get("Address") or {}).get("NodeID") if actor else None
-    return next((node for node in ray.nodes() if node["NodeID"] == id_), None)
 
 
 class Faults(tune.Callback):
@@ -128,12 +112,12 @@ class Faults(tune.Callback):
             self._waiting.discard(trial.trial_id)
         elif trial.trial_id not in self._waiting:
             self._waiting.add(trial.trial_id)
-            self.note(AWAY, trial.config["number"], OSError(result[STORAGE_AWAY]))
+            self.note(AWAY, Job.of(trial.config).number, OSError(result[STORAGE_AWAY]))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A lost machine is no failure of the trial: it gets the retry back."""
         if self.lost(trial.trial_id):
-            trial.max_failures += 1
+            forgive(trial)
 
     def lost(self, trial_id: str) -> bool:
         """Whether the trial's latest failure was its machine's; judged and noted once per failure."""
@@ -145,7 +129,7 @@ class Faults(tune.Callback):
             error = error_of(trial)
             self._judged[key] = machine_is_gone(error)
             kind = LOST if self._judged[key] else WORKER if isinstance(error, RayActorError) else ERROR
-            self.note(kind, trial.config["number"], error)
+            self.note(kind, Job.of(trial.config).number, error)
         return self._judged[key]
 
     def note(self, kind: str, trial: int | None = None, error: BaseException | None = None) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import ray
 
 from study.errors import ClusterError, InputError
+from study.tuning.ray_internals import address_of_this_machine
 
 _CONNECT_SECONDS = 5.0
 
@@ -37,7 +38,7 @@ def probe_own() -> None:
     for minutes.
     """
     try:
-        probe(ray._private.services.get_ray_address_from_environment("auto", None))
+        probe(address_of_this_machine())
     except (ConnectionError, ClusterError):
         raise ClusterError(
             "no Ray runs on this machine of the cluster; bring it up again with `ray up`, then type the same command; "

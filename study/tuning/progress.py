@@ -14,15 +14,17 @@ from rich.table import Table
 from rich.text import Text
 
 from study import metrics, names
+from study.config import TrialConfig
+from study.tuning.job import Job
 
 _ELSEWHERE = "its machine is lost, it goes on elsewhere"
-_SHOWN_TRIALS = 12  # a screenful; the newest are what one watches
+_SHOWN_TRIALS = 12  # a screenful, the newest
 
 
 @dataclass
 class _Row:
     number: int
-    trial: dict[str, Any]
+    config: TrialConfig
     epoch: int = 0
     state: str = names.RUNNING
     reason: str = ""
@@ -31,10 +33,15 @@ class _Row:
     seconds: list[float] = field(default_factory=list)
 
 
-def describe(trial: dict[str, Any]) -> str:
+def _row_of(trial: Any) -> _Row:
+    job = Job.of(trial.config)
+    return _Row(job.number, job.trial.config)
+
+
+def describe(config: TrialConfig) -> str:
     """A trial's configuration in a few words."""
-    error = f" {trial['reg_error']}" if trial["reg_weight"] > 0 else ""
-    return f"{trial['network']}  λ {trial['reg_weight']:.3g}{error}  lr {trial['lr']:.3g}"
+    error = f" {config.reg_error}" if config.reg_weight > 0 else ""
+    return f"{config.network}  λ {config.reg_weight:.3g}{error}  lr {config.lr:.3g}"
 
 
 def clock(seconds: float) -> str:
@@ -95,12 +102,12 @@ class StudyProgress(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if trial.trial_id not in self._rows:
-            self._rows[trial.trial_id] = _Row(trial.config["number"], trial.config["trial"])
+            self._rows[trial.trial_id] = _row_of(trial)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        row = self._rows.setdefault(trial.trial_id, _Row(trial.config["number"], trial.config["trial"]))
+        row = self._rows.setdefault(trial.trial_id, _row_of(trial))
         report = result.get("report", {})
         row.epoch, row.state, row.reason = max(row.epoch, result["epoch"]), result["state"], result["reason"]
         row.accuracy = report.get(metrics.ACCURACY.ledger_name, row.accuracy)
@@ -116,7 +123,7 @@ class StudyProgress(tune.Callback):
             self._line(row)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        row = self._rows.setdefault(trial.trial_id, _Row(trial.config["number"], trial.config["trial"]))
+        row = self._rows.setdefault(trial.trial_id, _row_of(trial))
         if self._lost(trial.trial_id):  # it comes back as another trial of Ray's
             row.reason = _ELSEWHERE
             self._line(row)
@@ -131,8 +138,8 @@ class StudyProgress(tune.Callback):
         if not seconds:
             return None
         rows = list(self._rows.values())
-        epochs = max(row.trial["epochs"] for row in rows)
-        left = sum(row.trial["epochs"] - row.epoch for row in rows if row.state == names.RUNNING)
+        epochs = max(row.config.epochs for row in rows)
+        left = sum(row.config.epochs - row.epoch for row in rows if row.state == names.RUNNING)
         left += epochs * max(0, self._total - len(rows))
         estimate = left * sum(seconds) / len(seconds) / self._concurrent
         if self._time_budget is not None:
@@ -150,7 +157,7 @@ class StudyProgress(tune.Callback):
             return
         tail = f"  ({row.reason})" if row.reason else ""
         self._console.print(
-            f"trial {row.number}  {describe(row.trial)}  epoch {row.epoch}/{row.trial['epochs']}  "
+            f"trial {row.number}  {describe(row.config)}  epoch {row.epoch}/{row.config.epochs}  "
             f"accuracy {_number(row.accuracy, '.1f')}  faithfulness {_number(row.faithfulness, '+.1f')}  "
             f"{row.state}{tail} · {self._status()}",
             soft_wrap=True,
@@ -168,10 +175,10 @@ class StudyProgress(tune.Callback):
         for row in rows:
             table.add_row(
                 str(row.number),
-                row.trial["network"],
-                f"{row.trial['reg_weight']:.3g}",
-                f"{row.trial['lr']:.3g}",
-                f"{row.epoch}/{row.trial['epochs']}",
+                row.config.network,
+                f"{row.config.reg_weight:.3g}",
+                f"{row.config.lr:.3g}",
+                f"{row.epoch}/{row.config.epochs}",
                 _number(row.accuracy, ".1f"),
                 _number(row.faithfulness, "+.1f"),
                 row.state + (f" ({row.reason})" if row.reason else ""),

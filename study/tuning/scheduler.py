@@ -1,4 +1,4 @@
-"""Multi-objective early stopping as a Ray Tune scheduler: a thin shell around :class:`study.search.rungs.Rungs`."""
+"""Multi-objective early stopping as a Ray Tune scheduler; the rule is :class:`study.search.rungs.Rungs`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from study import names
 from study.search.rungs import Rungs
-from study.spec.study_spec import StudySpec
-from study.tuning.searcher import StudySearcher, report_of
+from study.search.search import Search
+from study.tuning.job import Job
+from study.tuning.searcher import report_of
 
 
 class StudyScheduler(FIFOScheduler):
     """Stops trials at the specification's rungs; runs them first in, first out.
 
-    What earlier sessions saw at the rungs is taken from the searcher, whose storage has it of every trial that is
-    over; an interrupted trial brings its own with its first result.
+    What earlier trials had at the rungs is known to the search; an interrupted trial brings its own with its first
+    result.
     """
 
-    def __init__(self, spec: StudySpec, searcher: StudySearcher) -> None:
+    def __init__(self, search: Search) -> None:
         super().__init__()
-        self._spec = spec
-        self._searcher = searcher
+        self._search = search
+        self._spec = spec = search.spec
         halving = spec.halving
         self._rungs = Rungs(
             [m.direction for m in spec.targets],
@@ -30,7 +31,7 @@ class StudyScheduler(FIFOScheduler):
             seed=spec.seed,
             **(halving.model_dump(exclude={"keep_baselines"}) if halving else {}),
         )
-        for number, epoch, values in searcher.past_rungs():
+        for number, epoch, values in search.past_rungs():
             self._rungs.record(number, epoch, values)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -42,23 +43,24 @@ class StudyScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """CONTINUE, or STOP for a trial that is not among the best of its rung."""
-        number = trial.config["number"]
+        suggestion = Job.of(trial.config).trial
+        number = suggestion.number
         for epoch, report in result.get(names.PAST_RUNGS, ()):
             try:
-                values = self._searcher.note_rung(trial.trial_id, epoch, report)
+                values = self._search.note_rung(number, epoch, report)
             except KeyError:
                 continue  # it was no rung when the trial passed it
-            if trial.config["compared"]:
+            if suggestion.compared:
                 self._rungs.record(number, epoch, values)
         epoch = result["epoch"]
         if result.get("state") != names.RUNNING or epoch not in self._spec.fidelity.rungs:
             return TrialScheduler.CONTINUE
         report = report_of(result)
-        values = self._searcher.note_rung(trial.trial_id, epoch, report)
-        if not trial.config["compared"]:
+        values = self._search.note_rung(number, epoch, report)
+        if not suggestion.compared:
             return TrialScheduler.CONTINUE
         goes_on = self._rungs.add(number, epoch, values, self._spec.target_errors(report))
-        if goes_on or trial.config["kept"]:
+        if goes_on or suggestion.kept:
             return TrialScheduler.CONTINUE
-        self._searcher.stop(trial.trial_id, epoch)
+        self._search.stop(number, epoch)
         return TrialScheduler.STOP

@@ -12,69 +12,58 @@ import ray
 from ray import tune
 
 from study import names
-from study.config import TrialConfig
 from study.errors import StorageError
-from study.ledger import DataInput, Ledger, SupersededError, SystemMetricsSampler, TrialWriter
-from study.storage.storage import Storage, trial_folder
+from study.ledger import DataInput, SupersededError, SystemMetricsSampler
 from study.tuning.faults import STORAGE_AWAY, STORAGE_FULL, cause_in_system, is_away, is_full, is_mounted
+from study.tuning.job import Job
 
 _RAY_CHECKPOINT = "progress.json"
-_STORAGE_SECONDS = 900.0  # how long a storage may be away before that is the trial's failure
+_STORAGE_SECONDS = 900.0  # that a storage may be away before this is the trial's failure
 _STORAGE_PAUSE = 5.0  # seconds between tries
 
 
 class StudyTrainable(tune.Trainable):
-    """One epoch per step. The trial's own folder is the truth: a restarted worker continues from there.
+    """Trains one epoch a step. A restarted worker continues from the checkpoint in the trial's own folder.
 
-    The configuration is what :meth:`study.tuning.searcher.StudySearcher.suggest` returns.
+    Ray's configuration holds a :class:`study.tuning.job.Job`.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         """Open nothing yet: Ray may start a process for a trial that by then runs, or has ended, in another one."""
-        self._settings = config
+        self.job = Job.of(config)
         self._opened = False
         self._sampler: SystemMetricsSampler | None = None
         self._away_since: float | None = None
-        self._results = Storage(Path(config["storage"]), config["storage_uri"])
 
     def cleanup(self) -> None:
-        """Ray has done with this trial: it may have stopped it, so nothing has ended here by itself."""
+        """Ray has no more steps for this trial, which may go on elsewhere: its book stays open."""
         if self._sampler is not None:
             self._sampler.stop()
             self._sampler = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next trial in the same process: a fresh one would import everything again."""
+        """Take the next trial in the same process: a new one would import everything again."""
         self.cleanup()
         self.setup(new_config)
         return True
 
-    def _open(self, config: dict[str, Any]) -> None:
+    def _open(self) -> None:
         import torch
 
         from study.trial.trial import Trial  # here, so that the driver does not import torch to name this class
 
-        torch.set_num_threads(max(1, int(config["cpus"])))
-        if 0 < config["gpus"] < 1 and torch.cuda.is_available():  # a neighbour's memory is not this trial's to take
-            torch.cuda.set_per_process_memory_fraction(config["gpus"])
-        self._trial_config = TrialConfig.from_dict(config["trial"])
-        if not is_mounted(self._results, config["study"]):
+        settings, config = self.job.settings, self.job.trial.config
+        torch.set_num_threads(max(1, int(settings.cpus)))
+        if 0 < settings.gpus < 1 and torch.cuda.is_available():  # the rest of the memory belongs to its neighbours
+            torch.cuda.set_per_process_memory_fraction(settings.gpus)
+        if not is_mounted(settings.storage, settings.study):
             raise OSError(errno.ENODEV, "the study is not in the storage that this machine sees; is it mounted?")
-        folder = trial_folder(self._results, config["study"], config["number"])
-        self.trial = Trial(self._trial_config, folder, storage=self._results)
-        self.writer = TrialWriter(
-            Ledger(config["tracking_uri"], config["study"]),
-            folder,
-            trial=config["number"],
-            seed=self._trial_config.seed,
-            params=self._trial_config.to_dict(),
-            tags={**config["tags"], names.TAG_HOST: ray.util.get_node_ip_address()},
-            inputs=[DataInput(**values) for values in self.trial.inputs()],
-            storage=self._results,
+        self.trial = Trial(config, self.job.folder, storage=settings.storage)
+        self.writer = self.job.open_writer(
+            {names.TAG_HOST: ray.util.get_node_ip_address()}, [DataInput(**values) for values in self.trial.inputs()]
         )
-        self.writer.start()
         self.writer.report(self.trial.history)
-        if config["system_metrics"]:
+        if settings.system_metrics:
             self._sampler = SystemMetricsSampler(self.writer)
             self._sampler.start()
 
@@ -94,10 +83,11 @@ class StudyTrainable(tune.Trainable):
             return {"epoch": 0, "state": names.RUNNING, "reason": reason, "report": {}, **said}
 
     def _waits_for(self, error: OSError) -> bool:
-        """Whether the storage is away and may come back: a pause has passed then."""
+        """Whether the storage is away and may come back; if so, after a pause."""
         now = time.monotonic()
         self._away_since = self._away_since or now
-        if not is_away(error, self._results, self._settings["study"]) or now - self._away_since > _STORAGE_SECONDS:
+        away = is_away(error, self.job.settings.storage, self.job.settings.study)
+        if not away or now - self._away_since > _STORAGE_SECONDS:
             return False
         time.sleep(_STORAGE_PAUSE)
         return True
@@ -105,9 +95,9 @@ class StudyTrainable(tune.Trainable):
     def _step(self) -> dict[str, Any]:
         past: list[tuple[int, dict[str, float]]] = []
         if not self._opened:
-            self._open(self._settings)
+            self._open()
             self._opened = True
-            rungs = self._trial_config.rungs
+            rungs = self.job.trial.config.rungs
             past = [(int(r["epoch"]), r) for r in self.trial.history if r["epoch"] in rungs]
         if not self.trial.finished:
             self.trial.step()
@@ -127,7 +117,7 @@ class StudyTrainable(tune.Trainable):
         }
 
     def _finish(self) -> None:
-        """Before Ray hears that the trial is over, the ledger has all of it; the journal, where the ledger is away."""
+        """Give the ledger the rest before Ray hears of the end; while the ledger is away, the journal keeps it."""
         self.cleanup()
         if self.trial.state == names.DIVERGED:
             self.writer.finish(names.DIVERGED, reason=self.trial.reason)

@@ -32,11 +32,10 @@ from study.command import EXIT_BAD_INPUT, run_command
 from study.errors import ArtifactError, InputError
 from study.ledger import Ledger
 from study.metrics import ACCURACY, FAITHFULNESS, UNDEFINED_SHARE
-from study.search.stored import IN_MEMORY
+from study.search.search import Search
 from study.spec.eligible import constraints_of, reasons_line, violations, why_not_eligible
 from study.spec.study_spec import StudySpec
 from study.spec.terms import Constraint
-from study.tuning.searcher import StudySearcher
 
 TWO = (ACCURACY, FAITHFULNESS)
 MIN_40 = {"accuracy": Constraint(min=40)}
@@ -105,23 +104,22 @@ def test_search_and_analysis_agree_on_the_front(
     now: dict[str, dict[str, float]],
 ) -> None:
     """Also where the constraints were changed after the trials were run."""
-    searcher = searcher_of(then, len(trials))
+    search = Search(spec_of(then, len(trials)), "s", None)
     runs: list[tuple[int, dict[str, Any], dict[str, float]]] = []
     for i, (accuracy, faithfulness, share, loss) in enumerate(trials):
         scores = scored(accuracy, faithfulness)
         scores |= {SHARE: share} if share is not None else {}
         scores |= {"val/loss": loss} if loss is not None else {}
-        config = searcher.suggest(f"ray-{i}")
-        assert isinstance(config, dict)
-        told = {f"report/{name}": value for name, value in scores.items()}
-        searcher.on_trial_complete(f"ray-{i}", {"state": names.COMPLETE, "reason": "", **told})
-        runs.append((0, {"lr": config["trial"]["lr"]}, scores))
-    searcher.spec = spec_of(now, len(trials))
+        trial = search.next_trial()
+        assert trial is not None
+        search.end(i, names.COMPLETE, scores)
+        runs.append((0, {"lr": trial.config.lr}, scores))
+    search.spec = spec_of(now, len(trials))
     study = invented_table(runs, constraints=now)
     expected = [study.column("trial")[row] for row in front_mask(study, eligible(study)).nonzero()[0]]
-    assert sorted(number for number, *_ in searcher.front()) == expected
+    assert sorted(number for number, *_ in search.front()) == expected
     finite = {i for i, (a, f, *_) in enumerate(trials) if math.isfinite(a) and math.isfinite(f)}
-    assert searcher.not_eligible() == [entry for entry in study.not_eligible() if entry[0] in finite]
+    assert search.not_eligible() == [entry for entry in study.not_eligible() if entry[0] in finite]
 
 
 scores = st.tuples(st.integers(0, 8).map(float), st.integers(0, 8).map(float))
@@ -133,25 +131,24 @@ def test_study_run_and_analysis_pareto_show_one_front(
     trials: list[tuple[float, float]], again: list[tuple[float, float]]
 ) -> None:
     """Of configurations that were repeated with other seeds: each once, with the mean over its seeds."""
-    searcher = searcher_of({"accuracy": {"min": 2}}, len(trials))
+    search = Search(spec_of({"accuracy": {"min": 2}}, len(trials)), "s", None)
     runs: list[tuple[int, dict[str, Any], dict[str, float]]] = []
 
     def run(values: tuple[float, float]) -> None:
-        config = searcher.suggest(f"ray-{len(runs)}")
-        assert isinstance(config, dict) and config["number"] == len(runs)
-        told = {f"report/{name}": value for name, value in scored(*values).items()}
-        searcher.on_trial_complete(f"ray-{len(runs)}", {"state": names.COMPLETE, "reason": "", **told})
-        runs.append((config["trial"]["seed"], {"lr": config["trial"]["lr"]}, scored(*values)))
+        trial = search.next_trial()
+        assert trial is not None and trial.number == len(runs)
+        search.end(trial.number, names.COMPLETE, scored(*values))
+        runs.append((trial.config.seed, {"lr": trial.config.lr}, scored(*values)))
 
     for values in trials:
         run(values)
     for n, values in enumerate(again, 1):
-        if searcher.enqueue_replicates(n, 1):
+        if search.enqueue_replicates(n, 1):
             run(values)
     study = invented_table(runs, constraints={"accuracy": {"min": 2}})
     shown = pareto.summary(study, find_front(study))["front"]
     assert {row["trial"]: [row["accuracy"], row["faithfulness"]] for row in shown} == {
-        number: values for number, _, values in searcher.front()
+        number: values for number, _, values in search.front()
     }
 
 
@@ -169,19 +166,14 @@ def spec_of(constraints: dict[str, dict[str, float]], trials: int) -> StudySpec:
     )
 
 
-def searcher_of(constraints: dict[str, dict[str, float]], trials: int) -> StudySearcher:
-    return StudySearcher(spec_of(constraints, trials), IN_MEMORY, "s", {"study": "s", "tags": {}, "cpus": 1})
-
-
-def test_undefined_maps_are_one_more_constraint_to_optuna_where_they_are_reported() -> None:
-    searcher = searcher_of({"accuracy": {"min": 40}}, 2)
-    for i, more in enumerate(({}, {f"report/{SHARE}": 12.0})):
-        searcher.suggest(f"ray-{i}")
-        told = {f"report/{name}": value for name, value in scored(50, 5).items()}
-        searcher.on_trial_complete(f"ray-{i}", {"state": names.COMPLETE, "reason": "", **told, **more})
-    trials: list[optuna.trial.FrozenTrial] = searcher._study.trials
+def test_undefined_maps_are_one_more_constraint_to_optuna_where_they_are_reported(tmp_path: Path) -> None:
+    search = Search(spec_of({"accuracy": {"min": 40}}, 2), "s", tmp_path / "optuna.db")
+    for i, more in enumerate(({}, {SHARE: 12.0})):
+        search.next_trial()
+        search.end(i, names.COMPLETE, {**scored(50, 5), **more})
+    trials = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'optuna.db'}").trials
     assert [t.constraints for t in trials] == [{"accuracy": -10.0}, {"accuracy": -10.0, "undefined_share": 7.0}]
-    assert [number for number, *_ in searcher.front()] == [0]
+    assert [number for number, *_ in search.front()] == [0]
 
 
 def params(weight: float, **more: object) -> dict[str, object]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -40,9 +42,11 @@ def refusal(old: Old) -> str:
 
 def is_accepted(old: Old, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the same study.run command comes as far as to Ray."""
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "_on_cluster", lambda *arguments, **options: 77)
-        return run.main([str(old.spec_file), *old.options]) == 77
+    ray = Mock(side_effect=KeyboardInterrupt)
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr("study.tuning.session.connected", ray)
+        run.main([str(old.spec_file), *old.options])
+    return ray.called
 
 
 def scores(report: dict[str, float]) -> dict[str, float]:

@@ -17,8 +17,10 @@ from benchmarks.control import scores
 from benchmarks.record_curves import SPEC
 from benchmarks.replay import ACCURACY, FAITHFULNESS
 from study import names
-from study.search.stored import IN_MEMORY
+from study.search.search import Search
 from study.spec.study_spec import load_spec
+from study.storage.storage import Storage
+from study.tuning.job import Job, Settings
 from study.tuning.scheduler import StudyScheduler
 from study.tuning.searcher import StudySearcher
 
@@ -29,12 +31,13 @@ TRIALS = 24
 def whole_study(sampler: str, seed: int) -> list[list[Any]]:
     """Point and epochs of every trial, in turn, by the real searcher and scheduler; curves are a formula."""
     spec = load_spec(SPEC, overrides={"budget.trials": TRIALS, "sampler": sampler, "seed": seed})
-    searcher = StudySearcher(spec, IN_MEMORY, "same", {"tags": {}})
-    scheduler = StudyScheduler(spec, searcher)
+    search = Search(spec, "same", None)
+    searcher = StudySearcher(search, Settings("same", Storage(Path()), ""))
+    scheduler = StudyScheduler(search)
     ended: list[list[Any]] = []
     while isinstance(config := searcher.suggest(f"{len(ended):05d}"), dict):
         trial = SimpleNamespace(trial_id=f"{len(ended):05d}", config=config)
-        point = {name: config["trial"][name] for name in spec.space}
+        point = {name: getattr(Job.of(config).trial.config, name) for name in spec.space}
         for epoch in (*spec.fidelity.rungs, spec.fidelity.max_epochs):
             last = epoch == spec.fidelity.max_epochs
             accuracy, faithfulness = scores(point, epoch, spec.fidelity.max_epochs)

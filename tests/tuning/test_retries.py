@@ -8,7 +8,6 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
@@ -16,15 +15,15 @@ import ray
 from ray import cloudpickle
 from rich.console import Console
 
-from benchmarks.scale import STUDY, SleepingTrainable, specification
+from benchmarks.scale import STUDY, NapSettings, SleepingTrainable, specification
 from study import names
 from study.errors import StorageError
 from study.ledger import Ledger, close_session, create_store, default_tracking_uri
+from study.search.search import Search
 from study.storage.storage import Storage, trial_folder
 from study.tuning.faults import AWAY, WORKER, cause_in_system, is_away
 from study.tuning.joining import connected
-from study.tuning.searcher import StudySearcher
-from study.tuning.session import run_trials, storage_url
+from study.tuning.tuner import run_trials
 
 POISONOUS, WITHOUT_STORAGE, RETRIES = 1, 2, 2
 
@@ -32,17 +31,17 @@ POISONOUS, WITHOUT_STORAGE, RETRIES = 1, 2, 2
 class Unfortunate(SleepingTrainable):
     """One trial's process dies whenever it trains; another's storage answers at the second try."""
 
-    def _open(self, config: dict[str, Any]) -> None:
-        folder = trial_folder(self._results, config["study"], config["number"])
+    def _open(self) -> None:
+        number, folder = self.job.number, self.job.folder
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "tries").open("a") as tries:
             tries.write("x")
-        if config["number"] == POISONOUS:
+        if number == POISONOUS:
             os.kill(os.getpid(), signal.SIGKILL)
-        if config["number"] == WITHOUT_STORAGE and (folder / "tries").stat().st_size == 1:
+        if number == WITHOUT_STORAGE and (folder / "tries").stat().st_size == 1:
             error = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
             raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
-        super()._open(config)
+        super()._open()
 
 
 @pytest.mark.slow
@@ -57,20 +56,13 @@ def test_a_poisonous_configuration_fails_after_its_retries_and_the_study_goes_on
     create_store(uri)
     ledger = Ledger(uri, STUDY)
     ledger.open_study(fingerprint="f" * 64, spec={}, tags={}, artifact_location=None)
-    settings = {
-        "study": STUDY, "storage": str(tmp_path), "storage_uri": None, "tracking_uri": uri, "cpus": 1, "gpus": 0,
-        "tags": {}, "seconds": 0.1, "ledger": True,
-    }  # fmt: skip
-    url, shown = storage_url(tmp_path / STUDY), io.StringIO()
-    with connected("local") as cluster:
-        searcher = StudySearcher(spec, url, STUDY, settings)
-        run_trials(
-            spec, searcher, storage=storage, study=STUDY, ledger=ledger, cluster=cluster, time_budget=None,
-            console=Console(file=shown), trainable=Unfortunate,
-        )  # fmt: skip
+    settings = NapSettings(STUDY, storage, uri, seconds=0.1)
+    file, shown = tmp_path / STUDY / names.OPTUNA_FILE, io.StringIO()
+    with connected("local"):
+        run_trials(Search(spec, STUDY, file), settings, Console(file=shown), trainable=Unfortunate)
         assert close_session(ledger, tmp_path / STUDY / "trials", complete=True) == 0
     assert not ray.is_initialized()
-    trials = optuna.load_study(study_name=STUDY, storage=url).trials
+    trials = optuna.load_study(study_name=STUDY, storage=f"sqlite:///{file}").trials
     assert [t.state.name for t in trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
     tries = {n: (trial_folder(storage, STUDY, n) / "tries").stat().st_size for n in range(5)}
     assert tries == {0: 1, POISONOUS: 1 + RETRIES, WITHOUT_STORAGE: 2, 3: 1, 4: 1}

@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import ray
 
 from study import run
+from study.config import TrialConfig
 from study.errors import ClusterError, InputError, InsufficientResourcesError
 from study.spec.study_spec import Resources
+from study.tuning import capacity
+from study.tuning.capacity import Capacity
 from study.tuning.joining import probe, probe_own
 from study.tuning.progress import clock, describe
-from study.tuning.session import concurrency
 
 
 def test_how_many_trials_fit() -> None:
-    assert concurrency(Resources(cpus=1), {"CPU": 2.0}) == 2
-    assert concurrency(Resources(cpus=4, gpus=0.5), {"CPU": 64.0, "GPU": 4.0}) == 8
-    assert concurrency(Resources(cpus=4, gpus=0.5), {"CPU": 8.0, "GPU": 4.0}) == 2
-    assert concurrency(Resources(cpus=0.1, gpus=0.1), {"CPU": 10.0, "GPU": 1.0}) == 10
+    assert Resources(cpus=1).slots(2.0, 0.0) == 2
+    assert Resources(cpus=4, gpus=0.5).slots(64.0, 4.0) == 8
+    assert Resources(cpus=4, gpus=0.5).slots(8.0, 4.0) == 2
+    assert Resources(cpus=0.1, gpus=0.1).slots(10.0, 1.0) == 10
+    assert Resources(cpus=4, gpus=0.5).slots(8.0, 0.0) == 0
+
+
+def test_a_trial_never_spans_two_nodes_and_one_node_more_is_rented(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "present", lambda: [{"CPU": 3.0}, {"CPU": 3.0}, {"GPU": 1.0}])
+    monkeypatch.setattr(capacity, "promised", list)
+    alone = Capacity(Resources(cpus=2))
+    assert (alone.now, alone.wanted, alone.at_once()) == (2, 2, 2)
+    monkeypatch.setattr(capacity, "promised", lambda: [{"CPU": 8.0}] * 3)
+    growing = Capacity(Resources(cpus=2))
+    assert (growing.now, growing.wanted, growing.at_once()) == (2, 2 + 4, 12)
 
 
 @pytest.mark.parametrize(
@@ -31,9 +45,12 @@ def test_how_many_trials_fit() -> None:
         (Resources(cpus=100), "100 CPUs and the cluster has 64"),
     ],
 )
-def test_more_than_the_cluster_has_is_refused(resources: Resources, words: str) -> None:
+def test_more_than_the_cluster_has_is_refused(
+    resources: Resources, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "present", lambda: [{"CPU": 64.0, "GPU": 4.0}])
     with pytest.raises(InsufficientResourcesError, match=words):
-        concurrency(resources, {"CPU": 64.0, "GPU": 4.0})
+        Capacity(resources).at_once()
 
 
 @pytest.mark.slow
@@ -84,6 +101,6 @@ def test_a_head_that_was_switched_on_again_without_ray_says_so_at_once(monkeypat
 
 def test_what_the_table_says() -> None:
     assert clock(75) == "1:15" and clock(3675) == "1:01:15" and clock(-1) == "0:00"
-    trial = {"network": "tiny", "reg_weight": 0.0075, "reg_error": "cosine", "lr": 0.1}
-    assert describe(trial) == "tiny  λ 0.0075 cosine  lr 0.1"
-    assert describe({**trial, "reg_weight": 0.0, "reg_error": None}) == "tiny  λ 0  lr 0.1"
+    config = TrialConfig(network="tiny", epochs=1, lr=0.1, reg_weight=0.0075, reg_error="cosine")
+    assert describe(config) == "tiny  λ 0.0075 cosine  lr 0.1"
+    assert describe(replace(config, reg_weight=0.0, reg_error=None)) == "tiny  λ 0  lr 0.1"

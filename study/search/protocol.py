@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from study import names
 from study.errors import InputError
+from study.ledger import Ledger
+from study.search.stored import stored_protocol
 from study.storage.storage import Storage
 
 
@@ -12,9 +14,6 @@ def check_protocol(storage: Storage, study: str, protocol: str, tracking_uri: st
 
     ``options`` are those by which a command finds the study, as typed. A study that is not there yet is fine.
     """
-    from study.ledger import Ledger
-    from study.search.stored import stored_protocol
-
     other = Ledger(tracking_uri, study).other_protocol(protocol)
     if other is None:
         kept = stored_protocol(storage.local / study / names.OPTUNA_FILE, study)
