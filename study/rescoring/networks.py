@@ -24,13 +24,14 @@ from study import metrics, names
 from study.config import TrialConfig
 from study.data import Dataset, open_card_data
 from study.errors import InputError
+from study.faithfulness import score_network
 from study.faithfulness.report import write_per_image
 from study.ledger import Ledger, SupersededError, TrialRecord
 from study.networks import build
+from study.networks.state import default_device
 from study.storage.atomic import write_atomically
 from study.storage.storage import Storage, trial_folder
 from study.training.checkpoint import load_checkpoint, load_model, restore
-from study.trial.trial import default_device, score_network
 
 _SCORES_FILE = "scores.json"
 _FILES = (names.MODEL_CONFIG_FILE, names.PER_IMAGE_FILE)  # replaced; the weights stay
@@ -164,8 +165,7 @@ def _score(
     scores: Scores = {}
     if found is not None:
         config, dataset = opener.images(found.card)
-        device = default_device()
-        report = score_network(found.network.to(device), dataset, config.evaluation, device, tell)
+        report = score_network(found.network.to(default_device()), dataset, config.evaluation, tell)
         scores = {found.epoch: report.metrics()}
         if record.state == names.COMPLETE:
             kept = {k: v for k, v in found.card["scores"].items() if not metrics.is_score(k)}
