@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks import stock
 from study.config import NETWORKS, REG_ERRORS, REG_GRADIENTS, TrialConfig
-from study.data.augment import normalize
+from study.data.labelled import LabelledImages
 from study.networks import build
 from study.networks.guided import input_gradients
 from study.training.engine import Step, make_step
@@ -144,13 +144,14 @@ def plain_of(name: str, device: torch.device) -> Iterator[Finding]:
         warmup_epochs=0,
         amp="none",
     )
-    images = torch.randint(0, 256, (IMAGES, 3, SIDE, SIDE), dtype=torch.uint8).to(device)
+    pixels = torch.randint(0, 256, (IMAGES, 3, SIDE, SIDE), dtype=torch.uint8).to(device)
     ours, _, labels = case(name, device, torch.float32)
+    images = LabelledImages(pixels, labels, MEAN, STD)
     theirs, turned = copy.deepcopy(ours), copy.deepcopy(ours)
     optimizer = make_optimizer(ours, config)
     for epoch in range(STEPS):
-        train_epoch(ours, optimizer, images, labels, config, epoch, MEAN, STD)
-    x = normalize(images, MEAN, STD)
+        train_epoch(ours, optimizer, images, config, epoch)
+    x = images.normalized()
     _train_stock(theirs, x, labels)
     _train_stock(turned, x.flip(0), labels.flip(0))
     found, expected, other = (list(n.parameters()) for n in (ours, theirs, turned))
@@ -170,8 +171,8 @@ def waits_of(name: str, device: torch.device) -> Iterator[Finding]:
     """CUDA raises at whatever makes the host wait between the first step and the last."""
     if device.type != "cuda":
         return
-    images = torch.randint(0, 256, (8 * IMAGES, 3, SIDE, SIDE), dtype=torch.uint8).to(device)
-    labels = torch.randint(0, CLASSES, (8 * IMAGES,)).to(device)
+    pixels = torch.randint(0, 256, (8 * IMAGES, 3, SIDE, SIDE), dtype=torch.uint8).to(device)
+    images = LabelledImages(pixels, torch.randint(0, CLASSES, (8 * IMAGES,)).to(device), MEAN, STD)
     for engine in _engines(device):
         config = TrialConfig(name, 2, 0.01, 0.1, "cosine", 2, IMAGES, rotation=15, clip_norm=1.0, engine=engine)
         network, _, _ = case(name, device, torch.float32)
@@ -184,7 +185,7 @@ def waits_of(name: str, device: torch.device) -> Iterator[Finding]:
         waited = 0.0
         try:
             for epoch in range(2):
-                train_epoch(network, optimizer, images, labels, config, epoch, MEAN, STD, step_with=step, on_step=watch)
+                train_epoch(network, optimizer, images, config, epoch, step_with=step, on_step=watch)
         except RuntimeError as error:
             print(f"     {error}")
             waited = 1.0

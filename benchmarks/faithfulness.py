@@ -33,17 +33,20 @@ from torchcam.metrics import DeletionInsertionMetric
 
 from study.config import EvaluationConfig, TrialConfig
 from study.data import open_dataset
+from study.data.labelled import LabelledImages
 from study.faithfulness import deletion
 from study.faithfulness.batch import Batch, score_batch
 from study.faithfulness.calibration import fit_temperature
+from study.faithfulness.controls import agreements, masking_excess
+from study.faithfulness.first_pass import first_pass
 from study.faithfulness.masking import gaussian_blur
 from study.faithfulness.protocols import PROTOCOLS
-from study.faithfulness.score import Scorer
+from study.faithfulness.scored_network import ScoredNetwork
 from study.metrics import REFERENCE_MAPS
 from study.networks import build
 from study.networks.folding import folded
 from study.saliency import saliency_maps
-from study.saliency.maps import TOGETHER
+from study.saliency.perturbation import TOGETHER
 from study.training.loop import make_optimizer, train_epoch
 
 CAMS = ("grad_cam", "grad_cam_plus_plus", "xgrad_cam")
@@ -75,31 +78,30 @@ class Hooked(nn.Module):
         return logits
 
 
-def trained(name: str, seconds: float) -> tuple[nn.Module, Tensor, Tensor, tuple[Any, Any]]:
+def trained(name: str, seconds: float) -> tuple[nn.Module, LabelledImages]:
     """A network after so many seconds of training on the embedded data, and validation images to explain."""
     config = TrialConfig(name, 1000, 0.05, batch_size=32, schedule="constant", amp="none")
     dataset = open_dataset(config.data)
     torch.manual_seed(0)
     network = build(name, dataset.n_classes)
     optimizer = make_optimizer(network, config)
-    images, labels = torch.as_tensor(dataset.train.images), torch.as_tensor(dataset.train.labels)
+    images = LabelledImages.of(dataset, dataset.train)
     start, epoch = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
-        part = slice((epoch * 256) % len(labels), (epoch * 256) % len(labels) + 256)
-        train_epoch(network, optimizer, images[part], labels[part], config, epoch, dataset.mean, dataset.std)
+        part = slice((epoch * 256) % len(images), (epoch * 256) % len(images) + 256)
+        train_epoch(network, optimizer, images[part], config, epoch)
         epoch += 1
-    chosen = torch.as_tensor(dataset.validation.images[:64]), torch.as_tensor(dataset.validation.labels[:64])
-    return network.eval(), *chosen, (dataset.mean, dataset.std)
+    return network.eval(), LabelledImages.of(dataset, dataset.validation, 64)
 
 
 class Case:
     """One network and its images; ``batches`` are made of ``n`` images."""
 
     def __init__(self, name: str, seconds: float) -> None:
-        self.network, self.images, self.labels, (self.mean, self.std) = trained(name, seconds)
-        shift, scale = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
-        self.shift, self.scale = shift, scale
-        self.x = (self.images.float() / 255 - shift) / scale
+        self.network, self.images = trained(name, seconds)
+        self.labels = self.images.labels_N
+        self.shift, self.scale = self.images.shift_and_scale(torch.device("cpu"))
+        self.x = (self.images.pixels_NCHW.float() / 255 - self.shift) / self.scale
         self.hooked = Hooked(self.network).eval()
         self.inference = folded(self.network)
 
@@ -146,8 +148,9 @@ class Case:
             found = saliency_maps(self.network, x, labels, TABLE, inference=self.inference)
             blurred, hidden = gaussian_blur(x, protocol.blur_kernel, protocol.blur_sigma), torch.zeros_like(x)
             batch = Batch(
-                x, self.images[:n].float() / 255, blurred, hidden, labels, found.logits, self.inference(blurred),
-                self.inference(hidden[:1]).expand(n, -1), self.shift, self.scale, over_blur=False,
+                x, self.images[:n].pixels_NCHW.float() / 255, blurred, hidden, labels, found.logits,
+                self.inference(blurred), self.inference(hidden[:1]).expand(n, -1), self.shift, self.scale,
+                over_blur=False,
             )  # fmt: skip
             columns = score_batch(self.inference, batch, found.maps, protocol)
         return {name: float(values.mean()) for name, values in columns.items()}
@@ -157,21 +160,18 @@ class Case:
         with torch.no_grad():
             temperature = fit_temperature(self.inference(self.x), self.labels)
         config = EvaluationConfig(methods=TABLE, images=None, batch_size=n)
-        scorer = Scorer(
-            self.network, self.images[:n], self.labels[:n], mean=self.mean, std=self.std, config=config,
-            temperature=temperature,
-        )  # fmt: skip
-        first = scorer.first_pass(stand_ins={})
+        scored = ScoredNetwork(self.network, self.images[:n], config, temperature)
+        first = first_pass(scored)
         sources = {**first.maps, REFERENCE_MAPS: first.reference}
         x = self.x[:n].contiguous(memory_format=torch.channels_last)
         kept = torch.cat([deletion.single_deletions().expand(n, -1, -1), first.halves], 1)
 
-        def agreements() -> None:
+        def agree() -> None:
             with torch.no_grad():
-                deletion.masked_logits(scorer.calibrated, x, torch.zeros_like(x), kept, first.target)
-            scorer.agreements(first, sources)
+                deletion.masked_logits(scored.calibrated, x, torch.zeros_like(x), kept, first.target)
+            agreements(first, sources)
 
-        return {"agreements": agreements, "masking excess": lambda: scorer.masking(first, sources, images=n)}
+        return {"agreements": agree, "masking excess": lambda: masking_excess(scored, first, sources, images=n)}
 
     def peers_table(self, n: int) -> dict[str, float]:
         """The same from the peers: drop and increase by pytorch-grad-cam, insertion and deletion by torchcam."""

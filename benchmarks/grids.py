@@ -18,7 +18,7 @@ from benchmarks.yardstick_networks import FOLDER, METHODS
 from study.config import DataConfig
 from study.data import open_dataset
 from study.faithfulness import deletion, grid
-from study.faithfulness.passes import OTHERS
+from study.faithfulness.controls import OTHERS
 from study.networks.folding import folded
 from study.saliency import saliency_maps
 
@@ -28,15 +28,14 @@ GRIDS, IMAGES = (2, 4, 8), 500
 
 
 def agreement(map_NZ: Tensor, drops: Tensor) -> Tensor:
-    """Own minus the mean over other images, as :mod:`study.faithfulness.passes` has it."""
+    """Own minus the mean over other images, as :mod:`study.faithfulness.controls` has it."""
     others = [deletion.rank_agreement(map_NZ[grid.partners(len(map_NZ), k)], drops) for k in range(1, OTHERS + 1)]
     return deletion.rank_agreement(map_NZ, drops) - torch.stack(others).mean(0)
 
 
 def scores(subject: Subject) -> dict[int, tuple[Tensor, Tensor]]:
     """By the grid's side: per-image agreement of the own maps, and of maps of which half is a shift."""
-    images, _ = subject.images(IMAGES)
-    x, network = subject.normalized(images), folded(subject.network.eval())
+    x, network = subject.images(IMAGES).normalized(), folded(subject.network.eval())
     with torch.no_grad():
         logits = torch.cat([network(part) for part in x.split(100)])
         target = logits.argmax(1)
@@ -68,7 +67,7 @@ def main() -> None:
     print("|---|---|" + "---|---|" * len(GRIDS))
     for name in NETWORKS:
         subject = Subject(FOLDER / name, dataset)
-        features = subject.network.features(subject.normalized(subject.images(2)[0]))  # type: ignore[operator]
+        features = subject.network.features(subject.images(2).normalized())  # type: ignore[operator]
         cells = []
         for own, mixed in scores(subject).values():
             cells += [f"{own.mean():.1f} ± {own.std() / math.sqrt(len(own)):.1f}", f"{mixed.mean():.1f}"]

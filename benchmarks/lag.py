@@ -56,7 +56,7 @@ def rested(trial: Trial, *, augmented: bool) -> nn.Module:
     """The network after more batches of training images have passed, without a step."""
     network, config = copy.deepcopy(trial.network).train(), trial.config
     generator = torch.Generator(trial.device).manual_seed(0)
-    for images in trial._images[: 256 * RESTING].split(256):
+    for images in trial.train.pixels_NCHW[: 256 * RESTING].split(256):
         batch = images
         if augmented:  # as the training steps had them
             batch = augment(

@@ -22,11 +22,14 @@ from benchmarks.yardstick_table import table
 from study import metrics, names
 from study.config import DataConfig, EvaluationConfig
 from study.data import Dataset, open_dataset
+from study.data.labelled import LabelledImages
 from study.faithfulness import grid
-from study.faithfulness.calibration import calibrate
+from study.faithfulness.calibration import temperature_of
+from study.faithfulness.controls import agreements, masking_excess
+from study.faithfulness.first_pass import FirstPass, first_pass, on_grid
 from study.faithfulness.localization import centre_map
-from study.faithfulness.passes import FirstPass, Scorer, on_grid
 from study.faithfulness.randomization import cascade
+from study.faithfulness.scored_network import ScoredNetwork
 from study.faithfulness.stand_ins import edge_energy
 from study.saliency import saliency_maps
 from study.training.checkpoint import load_model
@@ -49,11 +52,7 @@ class Subject:
         self.temperature = self.calibrated(self.network)
 
     def calibrated(self, network: nn.Module) -> float:
-        reserved = self.dataset.calibration(500)
-        return calibrate(
-            network, torch.as_tensor(reserved.images), torch.as_tensor(reserved.labels),
-            mean=self.dataset.mean, std=self.dataset.std,
-        )  # fmt: skip
+        return temperature_of(network, self.dataset, 500)
 
     def about(self) -> dict[str, Any]:
         """Accuracy on all validation images (%; None untrained), temperature and what was trained how."""
@@ -62,30 +61,21 @@ class Subject:
         kept = ("network", "epochs", "lr", "reg_weight", "seed")
         return {"accuracy": accuracy, "temperature": self.temperature, **{k: config[k] for k in kept}}
 
-    def images(self, n: int) -> tuple[Tensor, Tensor]:
-        split = self.dataset.scored(n, 500)
-        return torch.as_tensor(split.images), torch.as_tensor(split.labels)
+    def images(self, n: int) -> LabelledImages:
+        return LabelledImages.of(self.dataset, self.dataset.scored(n, 500))
 
-    def unseen(self, n: int, part: int) -> tuple[Tensor, Tensor]:
+    def unseen(self, n: int, part: int) -> LabelledImages:
         """Images that a network trained on few did not see; different parts have none in common."""
         start = self.card["config"]["data"]["train_images"] + n * part
-        train = self.dataset.train
-        return torch.as_tensor(train.images[start : start + n]), torch.as_tensor(train.labels[start : start + n])
+        return LabelledImages.of(self.dataset, self.dataset.train)[start : start + n]
 
-    def scorer(self, images: tuple[Tensor, Tensor], **other: Any) -> Scorer:
+    def scored(self, images: LabelledImages, **other: Any) -> ScoredNetwork:
         """Of the images; ``other`` replaces network, temperature, protocol or methods."""
         protocol = other.pop("protocol", "paper")
         methods = other.pop("methods", METHODS)
         config = EvaluationConfig(methods=methods, protocol=protocol, images=None)
         values = {"network": self.network, "temperature": self.temperature, **other}
-        return Scorer(
-            values["network"], *images, mean=self.dataset.mean, std=self.dataset.std, config=config,
-            temperature=values["temperature"],
-        )  # fmt: skip
-
-    def normalized(self, images: Tensor) -> Tensor:
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.dataset.mean, self.dataset.std))
-        return (images.float() / 255 - mean) / std
+        return ScoredNetwork(values["network"], images, config, values["temperature"])
 
 
 def degraded(first: FirstPass) -> dict[str, Tensor]:
@@ -128,26 +118,26 @@ def summary(columns: Mapping[str, Tensor], sources: Iterable[str]) -> dict[str, 
 def trained(subject: Subject) -> dict[str, Any]:
     """All candidates under two protocols, and under degraded maps."""
     images = subject.images(1000)
-    scorer = subject.scorer(images)
-    first = scorer.first_pass(stand_ins={})
+    scorer = subject.scored(images)
+    first = first_pass(scorer)
     own = {**first.maps, "reference": first.reference}
-    x, labels = subject.normalized(images[0]), images[1]
+    x, labels = images.normalized(), images.labels_N
     *_, (_, drawn_anew) = cascade(subject.network, stages=1)
     worse = degraded(first) | {f"layers/{m}": v for m, v in maps_of(drawn_anew, x, labels).items()}
-    masked = scorer.masking(first, first.maps, images=scorer.n)
-    columns = scorer.agreements(first, own | worse) | masked | scorer.masking(first, worse, images=_DEGRADED)
-    columns |= scorer.masking(first, {"reference": first.reference}, images=_REFERENCE)
+    masked = masking_excess(scorer, first, first.maps, images=scorer.n)
+    columns = agreements(first, own | worse) | masked | masking_excess(scorer, first, worse, images=_DEGRADED)
+    columns |= masking_excess(scorer, first, {"reference": first.reference}, images=_REFERENCE)
     # The fall under degraded maps is measured on the same images.
     columns |= {f"paired/{name}": values[:_DEGRADED] for name, values in masked.items()}
-    blur = subject.scorer((images[0][:500], labels[:500]), protocol="blur")
-    blurred = blur.first_pass(stand_ins={})
-    other = blur.agreements(blurred, blurred.maps) | blur.masking(blurred, blurred.maps, images=blur.n)
+    blur = subject.scored(images[:500], protocol="blur")
+    blurred = first_pass(blur)
+    other = agreements(blurred, blurred.maps) | masking_excess(blur, blurred, blurred.maps, images=blur.n)
     found = summary(columns, [*own, *worse, *(f"paired/{name}" for name in METHODS)])
     found |= {f"blur/{k}": v for k, v in summary(other, blurred.maps).items()}
-    return subject.about() | found | {"others": others_worth(scorer, first)}
+    return subject.about() | found | {"others": others_worth(first)}
 
 
-def others_worth(scorer: Scorer, first: FirstPass) -> dict[str, float]:
+def others_worth(first: FirstPass) -> dict[str, float]:
     """Standard error of deletion agreement by the number of other images' maps it is measured over."""
     from study.faithfulness.deletion import rank_agreement
 
@@ -162,20 +152,19 @@ def others_worth(scorer: Scorer, first: FirstPass) -> dict[str, float]:
     return found
 
 
-def scored(subject: Subject, images: tuple[Tensor, Tensor], *, as_it_is: bool = False) -> dict[str, Any]:
+def scored(subject: Subject, images: LabelledImages, *, as_it_is: bool = False) -> dict[str, Any]:
     """All candidates at the calibrated temperature; ``as_it_is`` adds the masking excess at T = 1."""
-    scorer = subject.scorer(images)
-    first = scorer.first_pass(stand_ins={})
+    scorer = subject.scored(images)
+    first = first_pass(scorer)
     own = {**first.maps, "reference": first.reference}
-    columns = scorer.agreements(first, own) | scorer.masking(first, first.maps, images=scorer.n)
-    columns |= scorer.masking(first, {"reference": first.reference}, images=_REFERENCE)
+    columns = agreements(first, own) | masking_excess(scorer, first, first.maps, images=scorer.n)
+    columns |= masking_excess(scorer, first, {"reference": first.reference}, images=_REFERENCE)
     found = summary(columns, own)
     if as_it_is:
-        plain = subject.scorer(images, temperature=1.0)
-        first = plain.first_pass(stand_ins={})
-        found |= {
-            f"T1/{k}": v for k, v in summary(plain.masking(first, first.maps, images=plain.n), first.maps).items()
-        }
+        plain = subject.scored(images, temperature=1.0)
+        first = first_pass(plain)
+        columns = masking_excess(plain, first, first.maps, images=plain.n)
+        found |= {f"T1/{k}": v for k, v in summary(columns, first.maps).items()}
     return subject.about() | found
 
 
@@ -199,16 +188,16 @@ def gates(subject: Subject, other: Subject) -> dict[str, Any]:
             for parameter in network.head.parameters():  # type: ignore[union-attr, operator]
                 parameter.mul_(factor)
         methods = CLASS_ACTIVATION
-        scorer = subject.scorer(few, network=network, temperature=subject.calibrated(network), methods=methods)
-        first = scorer.first_pass(stand_ins={})
+        scorer = subject.scored(few, network=network, temperature=subject.calibrated(network), methods=methods)
+        first = first_pass(scorer)
         own = {**first.maps, "reference": first.reference}
         found["confidence"][str(factor)] = summary(
-            scorer.agreements(first, own) | scorer.masking(first, own, images=scorer.n), own
+            agreements(first, own) | masking_excess(scorer, first, own, images=scorer.n), own
         )
     images = subject.images(1700)
-    scorer = subject.scorer(images)
-    first = scorer.first_pass(stand_ins={})
-    x, n = subject.normalized(images[0]), len(images[1])
+    scorer = subject.scored(images)
+    first = first_pass(scorer)
+    x, n = images.normalized(), len(images)
     generator = torch.Generator().manual_seed(0)
     sources = {
         **first.maps,
@@ -216,22 +205,22 @@ def gates(subject: Subject, other: Subject) -> dict[str, Any]:
         "another image": first.maps["grad_cam"][grid.partners(n, 50)],
         "random": torch.rand((n, grid.CELLS, grid.CELLS), generator=generator),
     }
-    found["stand-ins"] = summary(scorer.agreements(first, sources) | scorer.masking(first, sources, images=n), sources)
+    found["stand-ins"] = summary(agreements(first, sources) | masking_excess(scorer, first, sources, images=n), sources)
     knowing = {
-        "edges": on_grid(edge_energy(images[0])),
-        "another network": maps_of(other.network, x, images[1])["grad_cam"],
+        "edges": on_grid(edge_energy(images.pixels_NCHW)),
+        "another network": maps_of(other.network, x, images.labels_N)["grad_cam"],
     }
-    columns = scorer.agreements(first, knowing) | scorer.masking(first, knowing, images=500)
+    columns = agreements(first, knowing) | masking_excess(scorer, first, knowing, images=500)
     return subject.about() | found | {"knowing": summary(columns, knowing)}
 
 
 def another_image(subject: Subject) -> dict[str, Any]:
     """What another image's map gets in the place of the network's own, on all images that may be scored."""
-    scorer = subject.scorer(subject.images(4500), methods=("grad_cam",))
-    first = scorer.first_pass(stand_ins={})
+    scorer = subject.scored(subject.images(4500), methods=("grad_cam",))
+    first = first_pass(scorer)
     maps = first.maps["grad_cam"]
     sources = {"grad_cam": maps, "another image": maps[grid.partners(len(maps), 50)]}
-    columns = scorer.agreements(first, sources) | scorer.masking(first, sources, images=scorer.n)
+    columns = agreements(first, sources) | masking_excess(scorer, first, sources, images=scorer.n)
     return subject.about() | {"stand-ins": summary(columns, sources)}
 
 

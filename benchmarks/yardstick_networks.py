@@ -7,6 +7,7 @@ same command goes on. Each network is saved after the epochs that its entry name
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,8 +124,8 @@ def train(entry: Entry, folder: Path = FOLDER) -> None:
     """Train one network, or go on with it, saving it after the epochs of the entry."""
     trial = Trial(entry.config, folder / entry.folder)
     if entry.group == "shuffled":  # every image keeps a wrong label throughout
-        order = torch.randperm(len(trial._labels), generator=torch.Generator().manual_seed(entry.config.seed))
-        trial._labels = trial._labels[order]
+        order = torch.randperm(len(trial.train), generator=torch.Generator().manual_seed(entry.config.seed))
+        trial.train = dataclasses.replace(trial.train, labels_N=trial.train.labels_N[order])
     if entry.group == "deletions":  # masked images become part of what it was trained on (IDSDS)
         step, generator = trial._step_with, torch.Generator().manual_seed(entry.config.seed)
 

@@ -127,7 +127,7 @@ EVALUATION_SECONDS = "time/evaluation_seconds"  # wall clock of one scoring
 
 SYSTEM_METRICS = "system/"  # + MLflow's name, which has the unit; step = seconds since the run was first opened
 
-#: Saliency methods: name -> the literature's name.
+#: Saliency methods: name -> the literature's name. ``study.saliency.REGISTRY`` has their classes.
 METHODS: dict[str, str] = {
     "grad_cam": "Grad-CAM (Selvaraju et al. 2017)",
     "grad_cam_plus_plus": "Grad-CAM++ (Chattopadhay et al. 2018)",

@@ -21,14 +21,15 @@ ALLOWED: dict[str, set[str]] = {
     "study.data": {"study.storage"},
     "study.networks": set(),
     "study.saliency": {"study.networks"},
-    "study.faithfulness": {"study.saliency", "study.networks"},
+    "study.faithfulness": {"study.saliency", "study.networks", "study.data"},
     "study.training": {"study.networks", "study.data", "study.storage"},
     "study.trial": {"study.training", "study.faithfulness", "study.networks", "study.data", "study.storage"},
     "study.train": {"study.trial", "study.storage"},
-    "study.evaluate": {
+    "study.evaluation": {
         "study.training", "study.faithfulness", "study.saliency", "study.networks", "study.data", "study.ledger",
         "study.storage",
     },
+    "study.evaluate": {"study.evaluation", "study.faithfulness", "study.data", "study.storage"},
     "study.search": {"study.ledger", "study.storage"},
     "study.planning": {  # of the search the rule of the rungs
         "study.trial", "study.training", "study.faithfulness", "study.networks", "study.data", "study.search",

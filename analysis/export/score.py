@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from study.ledger import Ledger
     from study.storage.storage import Storage
 
-_BATCH = 500
 _PURPOSE = "final evaluation at export"
 
 
@@ -44,56 +43,33 @@ def open_and_score(
 
 def temperature_of(proven: Proven) -> float:
     """That of the network's card; where a card has none, fitted to the validation images that nothing is scored on."""
-    import torch
+    from study.faithfulness import calibration
 
-    from study.faithfulness.calibration import calibrate, recorded_temperature
-
-    recorded = recorded_temperature(proven.card)
-    if recorded is not None:
-        return recorded
-    dataset = proven.dataset
-    reserved = dataset.calibration(proven.config.evaluation.calibration_images)
-    images, labels = torch.as_tensor(reserved.images), torch.as_tensor(reserved.labels)
-    return calibrate(proven.network, images, labels, mean=dataset.mean, std=dataset.std)
+    reserved = proven.config.evaluation.calibration_images
+    return calibration.temperature_of(proven.network, proven.dataset, reserved, proven.card)
 
 
 def final_scores(network: nn.Module, config: TrialConfig, dataset: Dataset, temperature: float) -> dict[str, Any]:
     """Accuracy (%) on the whole test split; faithfulness under the study's own evaluation, on as many of its first
     images as ``evaluation.images`` says. Intervals are of 95 % over images: Wilson's for accuracy, bootstrap."""
-    import torch
-
-    from study.data.augment import normalize
+    from study.data.labelled import LabelledImages
     from study.faithfulness import evaluate_faithfulness
     from study.faithfulness.statistics import image_scores, mean_with_interval, wilson
+    from study.networks.state import default_device
+    from study.training.accuracy import classify
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = network.to(device).eval()
-    test = dataset.test()
-    correct = 0
-    with torch.no_grad():
-        for start in range(0, len(test.labels), _BATCH):
-            images_NCHW = torch.as_tensor(test.images[start : start + _BATCH]).to(device)
-            labels_N = torch.as_tensor(test.labels[start : start + _BATCH]).to(device)
-            predicted_N = network(normalize(images_NCHW, dataset.mean, dataset.std)).argmax(1)
-            correct += int((predicted_N == labels_N).sum())
-    accuracy = 100 * correct / len(test.labels)
-    n = min(config.evaluation.images or len(test.labels), len(test.labels))
+    network = network.to(default_device())
+    test = LabelledImages.of(dataset, dataset.test())
+    found = classify(network, test)
     report = evaluate_faithfulness(
-        network,
-        torch.as_tensor(test.images[:n]),
-        torch.as_tensor(test.labels[:n]),
-        mean=dataset.mean,
-        std=dataset.std,
-        config=config.evaluation,
-        temperature=temperature,
-        device=device,
+        network, test[: config.evaluation.images], config.evaluation, temperature=temperature
     )
     by_image = image_scores(report.per_image)[metrics.FAITHFULNESS.name]
     interval = mean_with_interval(by_image)
     return {
-        "accuracy": accuracy,
-        "accuracy_interval": list(wilson(accuracy, len(test.labels))),
-        "accuracy_images": len(test.labels),
+        "accuracy": found.accuracy,
+        "accuracy_interval": list(wilson(found.accuracy, found.images)),
+        "accuracy_images": found.images,
         "faithfulness": report.faithfulness,
         "faithfulness_interval": [interval.low, interval.high],
         "faithfulness_images": len(by_image),

@@ -1,4 +1,4 @@
-"""One batch: the five parts of every map, from as few forward passes as they need.
+"""The five metrics of every map of one batch, in as few forward passes as they need.
 
 Shapes: N images, C channels, H×W pixels, V variants of every image.
 """
@@ -18,8 +18,8 @@ from study.faithfulness.masking import ranks, step_counts, upsampled_masks
 from study.faithfulness.protocols import Protocol
 from study.saliency import same_maps
 
-#: Masked images that go through the network together, at most (a batch alone may be larger): fine steps must not
-#: multiply the memory of an evaluation.
+#: At most so many masked images go through the network together (one variant of a large batch may be more), so that
+#: memory does not grow with the number of steps.
 _TOGETHER = 256
 
 Forward = Callable[[Tensor], Tensor]
@@ -27,7 +27,7 @@ Forward = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and what the network says of them before any map is looked at.
+    """Images and the network's logits of them, unmasked, blurred and hidden.
 
     ``x`` (N, C, H, W) is ``pixels`` in [0, 1] minus ``shift``, over ``scale``. Insertion starts from ``blurred`` and
     deletion ends at ``hidden``, both normalised. ``target`` (N,): the classes of interest. ``logits``,

@@ -1,4 +1,4 @@
-"""A network's calibrated temperature: scores of confident and of modest networks are compared at the same confidence.
+"""A network's calibrated temperature: confident and modest networks are scored at comparable confidence.
 
 Guo et al. 2017, *On Calibration of Modern Neural Networks*: logits are divided by the one number T that minimises the
 log-loss of images that were neither trained on nor scored.
@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from study.saliency import evaluating
+from study.data import Dataset
+from study.data.labelled import LabelledImages
+from study.networks.state import device_of, evaluating
 
 #: T lies between these multiples of the logits' root-mean-square deviation from their image's mean. Bounds that scale
 #: with the logits keep the calibrated network the same whatever its confidence was. A network at chance ends at the
 #: upper one, where its probabilities differ by a few percent of each other.
 BOUNDS = (1 / 20, 20.0)
+_BATCH = 500  # images
 _HALVINGS = 60  # of the interval of 1/T: to the last digits of a float64
 
 
@@ -52,25 +55,30 @@ def fit_temperature(logits_NC: Tensor, labels_N: Tensor) -> float:
     return spread / (low * high) ** 0.5
 
 
-def calibrate(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device | str = "cpu",
-    batch_size: int = 500,
-) -> float:
-    """The network's temperature on uint8 images (n, 3, H, W) with labels (n,), none of which is scored."""
-    shift, scale = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in (mean, std))
+def calibrate(network: nn.Module, images: LabelledImages) -> float:
+    """The network's temperature on images none of which is scored."""
+    device = device_of(network)
+    shift, scale = images.shift_and_scale(device)
     with evaluating(network), torch.no_grad():
-        logits = [network((x.to(device).float() / 255 - shift) / scale).float().cpu() for x in images.split(batch_size)]
-    return fit_temperature(torch.cat(logits), labels.cpu())
+        logits = [
+            network((x.to(device).float() / 255 - shift) / scale).float().cpu()
+            for x in images.pixels_NCHW.split(_BATCH)
+        ]
+    return fit_temperature(torch.cat(logits), images.labels_N.cpu())
+
+
+def temperature_of(
+    network: nn.Module, dataset: Dataset, calibration_images: int, card: Mapping[str, Any] | None = None
+) -> float:
+    """The temperature in the network's ``card``; without one, fitted to the validation images reserved for that."""
+    recorded = None if card is None else recorded_temperature(card)
+    if recorded is not None:
+        return recorded
+    return calibrate(network, LabelledImages.of(dataset, dataset.calibration(calibration_images)))
 
 
 def recorded_temperature(card: Mapping[str, Any]) -> float | None:
-    """What the card of a network (``model.json``) says; None where it says nothing, as cards of old do."""
+    """The temperature in the card of a network (``model.json``); None in cards of older versions, which have none."""
     value = card.get("temperature")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None

@@ -1,10 +1,10 @@
-"""What a network's own logit says of the cells of an image: deleted one by one, and in random halves.
+"""Agreement of a map with the drop of the class's logit when cells are deleted, one by one and in random halves.
 
 After IDSDS (Hesse et al. 2024, arXiv 2407.11910; without its in-domain training) and faithfulness correlation (Bhatt et
 al. 2020). Only ranks and correlations are taken, so the logits' scale, the network's confidence, does not matter.
 
 Shapes: N images, G×G = Z cells, V masked copies of every image. The logit is the class's, less its mean over classes:
-what is common to all classes decides nothing.
+a change common to all classes does not affect the decision.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def centred_logits(logits_NC: Tensor, classes_N: Tensor) -> Tensor:
 def masked_logits(
     forward: Callable[[Tensor], Tensor], x_NCHW: Tensor, instead_NCHW: Tensor, kept_NVZ: Tensor, classes_N: Tensor
 ) -> Tensor:
-    """(N, V): centred logits of the images of which the cells that are not kept show ``instead``."""
+    """(N, V): centred logits of images that show x in the cells that are kept and ``instead`` in the others."""
     n, variants, z = kept_NVZ.shape
     cells = round(z**0.5)
     out = []
@@ -63,7 +63,7 @@ def rank_agreement(map_NZ: Tensor, drop_NZ: Tensor) -> Tensor:
 
 
 def subset_agreement(map_NZ: Tensor, kept_NVZ: Tensor, logit_NV: Tensor) -> Tensor:
-    """Pearson's correlation in percent between what a map says is left and the logit; 0 where either is constant."""
+    """Pearson's correlation in percent between the sum of a map's kept cells and the logit; 0 where one is constant."""
     left_NV = (kept_NVZ.double() @ map_NZ.double()[:, :, None]).squeeze(2)
     return correlation(left_NV, logit_NV.double())
 
@@ -76,7 +76,10 @@ def correlation(a_NM: Tensor, b_NM: Tensor) -> Tensor:
 
 
 def mean_ranks(values_NM: Tensor) -> Tensor:
-    """Rank of each value in its row: how many are smaller, plus half of those that are equal."""
+    """Rank of each value in its row from 0: how many are smaller, plus half of the others that are equal.
+
+    ``scipy.stats.rankdata`` does the same from 1; a bare GPU host does without scipy.
+    """
     smaller = (values_NM[:, :, None] > values_NM[:, None]).sum(2)
     equal = (values_NM[:, :, None] == values_NM[:, None]).sum(2)
     return smaller + (equal - 1) / 2
@@ -89,6 +92,6 @@ def reference_map(kept_NVZ: Tensor, logit_NV: Tensor) -> Tensor:
     """
     kept = kept_NVZ.double()
     design = torch.cat([kept, torch.ones_like(kept[..., :1])], 2)
-    # Normal equations: the design is small and well-conditioned, and a logit that is not finite stays in its own image.
+    # Normal equations: the design is small and well-conditioned, and a non-finite logit affects its own image alone.
     fitted = torch.linalg.solve(design.mT @ design, design.mT @ logit_NV.double()[:, :, None])
     return fitted[:, :-1, 0].relu()

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from study.data.labelled import LabelledImages
 from study.faithfulness.masking import undefined_maps, upsampled_masks
+from study.networks.state import device_of
 from study.saliency import saliency_maps
 
 _MAP = "magma"  # rises evenly in lightness: readable in grey and with every kind of colour blindness
@@ -66,20 +68,20 @@ def draw_gallery(
 def draw_networks(
     file: Path,
     networks: Mapping[str, nn.Module],
-    images_NCHW: NDArray[np.uint8],
-    x_NCHW: Tensor,
-    labels_N: Tensor,
+    images: LabelledImages,
     classes: Sequence[str],
     methods: Sequence[str],
 ) -> None:
-    """:func:`draw_gallery` of networks by name; ``x_NCHW``: the images normalised; ``classes``: their labels' names."""
+    """:func:`draw_gallery` of networks by name; ``classes``: the labels' names."""
     maps, captions = {}, {}
     for name, network in networks.items():
-        found = saliency_maps(network, x_NCHW, labels_N, methods)
+        on_device = images.to(device_of(network))
+        found = saliency_maps(network, on_device.normalized(), on_device.labels_N, methods)
         maps[name] = {method: m.cpu() for method, m in found.maps.items()}
         p, predicted = found.logits.softmax(1).max(1)
         captions[name] = [f"{classes[c]} {100 * q:.0f} %" for q, c in zip(p.tolist(), predicted.tolist(), strict=True)]
-    draw_gallery(file, images_NCHW, [classes[c] for c in labels_N.tolist()], maps, captions)
+    titles = [classes[c] for c in images.labels_N.tolist()]
+    draw_gallery(file, images.pixels_NCHW.numpy(), titles, maps, captions)
 
 
 def overlaid(images_NCHW: NDArray[np.uint8], raw_Nhw: Tensor) -> NDArray[np.uint8]:
@@ -94,7 +96,7 @@ def overlaid(images_NCHW: NDArray[np.uint8], raw_Nhw: Tensor) -> NDArray[np.uint
 
 
 def _shown(raw_1hw: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
-    """In [0, 1] at the image's size; of pixel maps the brightest hundredth is cut off, or one pixel would be all."""
+    """In [0, 1] at the image's size. Of pixel maps the brightest hundredth is clipped: one pixel would dim the rest."""
     if tuple(raw_1hw.shape[1:]) == size:
         raw_1hw = raw_1hw.clamp(max=float(torch.quantile(raw_1hw, 0.99)))
     return np.asarray(F.relu(upsampled_masks(raw_1hw, size))[0, 0].numpy())

@@ -1,4 +1,4 @@
-"""What a map is compared with: one grid for all maps, the same map moved elsewhere, and the map of another image.
+"""The common grid of all maps, and the maps that a map is compared with: itself shifted, and another image's.
 
 Shapes: N images, h×w a map's own places, G×G cells of the common grid.
 """
@@ -14,7 +14,7 @@ CELLS = 4
 
 
 def to_grid(map_Nhw: Tensor, cells: int = CELLS) -> Tensor:
-    """(N, G, G): means over the cells' areas, a place counting with the part of it that lies in the cell.
+    """(N, G, G): means over the cells' areas; a place counts with the part of it that is in the cell.
 
     One rule for every size: a multiple of G is pooled, 7x7 is divided by area, each place of a coarser map fills the
     cells that it covers, and pixel maps are averaged over blocks.
@@ -35,7 +35,7 @@ def shift_offsets(n: int, seed: int, shifts: int = 1, cells: int = CELLS) -> Ten
     """(n, shifts) int64: by how many cells each image's maps are moved, down times G plus right, never 0.
 
     The first k rows are the same for every n: an image's offsets depend on its number alone, not on the network, the
-    method or the batch. Any move but none is at least a cell, a quarter of the side, on the torus.
+    method or the batch. Every move is by at least one cell, a quarter of the side, on the torus.
     """
     drawn = np.random.Generator(np.random.PCG64(seed)).random((n, shifts))
     return torch.from_numpy(1 + (drawn * (cells**2 - 1)).astype(np.int64))
@@ -52,5 +52,5 @@ def shifted(map_NGG: Tensor, offset_N: Tensor) -> Tensor:
 
 
 def partners(n: int, k: int = 1) -> Tensor:
-    """(n,): the number of the other image whose map stands in for each image's own: k places on, around the end."""
+    """(n,): the number of each image's partner, k places on and from the end on to the first image."""
     return (torch.arange(n) + k) % n

@@ -1,4 +1,4 @@
-"""Does a map point at the object, where the object is known?
+"""How much of a map is on the object, where the object's mask is known.
 
 Shapes: N images, H×W pixels. Maps are raw and not negative, at any resolution; masks are True on the object.
 """

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 
 def undefined_maps(map_Nhw: Tensor) -> Tensor:
-    """(N,) bool: maps that point nowhere, being constant (all-zero ones among them) or not finite."""
+    """(N,) bool: maps that are constant (all-zero ones among them) or not finite."""
     flat = map_Nhw.flatten(1)
     return ~flat.isfinite().all(1) | (flat.amax(1) == flat.amin(1))
 
 
 def upsampled_masks(map_Nhw: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, 1, H, W) in [0, 1]: min-max normalised, then bilinear. An undefined map shows nothing: all zero."""
+    """(N, 1, H, W) in [0, 1]: min-max normalised, then bilinear. All zero for an undefined map."""
     undefined = undefined_maps(map_Nhw)[:, None, None]
     finite = torch.where(undefined, torch.zeros_like(map_Nhw), map_Nhw)
     low, high = finite.amin((1, 2), keepdim=True), finite.amax((1, 2), keepdim=True)

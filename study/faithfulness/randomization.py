@@ -1,5 +1,6 @@
-"""The model-parameter randomisation check (Adebayo et al. 2018, section 4.1): an explanation of a network must change
-when what the network has learned is taken from it, layer by layer from the head down.
+"""The model-parameter randomization check (Adebayo et al. 2018, section 4.1).
+
+A network's saliency maps must change when its layers are drawn anew, one after the other from the head down.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from study.faithfulness.deletion import mean_ranks
+from study.data.labelled import LabelledImages
+from study.faithfulness.deletion import rank_agreement
 from study.faithfulness.masking import undefined_maps
+from study.networks.state import device_of
 from study.saliency import PixelOptions, saliency_maps
 
 
 def cascade(network: nn.Module, stages: int, seed: int = 0) -> list[tuple[str, nn.Module]]:
-    """Copies whose last layers are drawn anew, the head alone first, at last all; each with the name of its lowest one.
+    """Copies with more and more layers drawn anew: first the head alone, last all. Each with the lowest one's name.
 
-    Layers are those with parameters of their own and ``reset_parameters``; batch-norm statistics are reset with them.
+    Layers are the modules that have ``reset_parameters``; batch-norm statistics are reset with them.
     """
     names = [name for name, module in network.named_modules() if hasattr(module, "reset_parameters")]
     counts = sorted({max(1, round(len(names) * i / stages)) for i in range(stages + 1)})
@@ -38,24 +41,23 @@ def cascade(network: nn.Module, stages: int, seed: int = 0) -> list[tuple[str, n
 
 def rank_correlation(a_Nhw: Tensor, b_Nhw: Tensor) -> Tensor:
     """Spearman's correlation of two maps, per image (N,); equal values share a rank; NaN for undefined maps."""
-    ranks = [mean_ranks(t.flatten(1).double()) for t in (a_Nhw, b_Nhw)]
-    a, b = (r - r.mean(1, keepdim=True) for r in ranks)
-    correlation = (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()
     undefined = undefined_maps(a_Nhw) | undefined_maps(b_Nhw)
-    return torch.where(undefined, torch.nan, correlation)
+    return torch.where(undefined, torch.nan, rank_agreement(a_Nhw.flatten(1), b_Nhw.flatten(1)) / 100)
 
 
 def randomization_check(
-    network: nn.Module, x_NCHW: Tensor, classes_N: Tensor, methods: Sequence[str]
+    network: nn.Module, images: LabelledImages, methods: Sequence[str]
 ) -> tuple[Sequence[str], dict[str, list[float]]]:
-    """:func:`similarity_after_randomization` of saliency maps of normalised images, at a moderate cost."""
+    """:func:`similarity_after_randomization` of maps of the images' labels, with few samples and steps a method."""
+    images = images.to(device_of(network))
+    x = images.normalized()
 
     def maps_of(network: nn.Module) -> dict[str, Tensor]:
-        maps = saliency_maps(network, x_NCHW, classes_N, methods, options=PixelOptions(samples=5, steps=8)).maps
+        maps = saliency_maps(network, x, images.labels_N, methods, options=PixelOptions(samples=5, steps=8)).maps
         # Ranks of pixels are counted pair by pair: of pixel maps, those of 8×8 blocks.
         return {name: F.adaptive_avg_pool2d(m, 8) if m.shape[-1] > 16 else m for name, m in maps.items()}
 
-    return similarity_after_randomization(network.eval(), maps_of)
+    return similarity_after_randomization(network, maps_of)
 
 
 def similarity_after_randomization(

@@ -17,11 +17,12 @@ from study import metrics as names
 from study.config import EvaluationConfig
 from study.faithfulness import metrics
 from study.faithfulness.statistics import image_scores, masking_share, standard_error
+from study.saliency import distinct_methods
 
 
 @dataclass(frozen=True)
 class MethodScores:
-    """Means over images, in percent; ``undefined`` counts images whose map points nowhere.
+    """Means over images, in percent; ``undefined`` counts images whose map is constant or not finite.
 
     ``parts`` are the paper's five metrics of the network as it is and ``mean`` the five in one. ``candidates``: the
     map's agreement and excess by name (``deletion_agreement``, ``masking_excess`` ...).
@@ -65,11 +66,6 @@ class FaithfulnessReport:
         """Of ``faithfulness``, over images."""
         return self.scores[names.FAITHFULNESS_ERROR]
 
-    @property
-    def undefined_share(self) -> float:
-        """Percent of the maps, over images and distinct methods, that point nowhere."""
-        return self.scores[names.UNDEFINED_SHARE.ledger_name]
-
     def metrics(self) -> dict[str, float]:
         """Everything under its ledger name. A share that is not defined is absent."""
         values = {
@@ -91,13 +87,11 @@ def report_of(
     columns: Mapping[str, Tensor],
     config: EvaluationConfig,
     *,
-    protocol: str,
     temperature: float,
-    distinct: Sequence[str],
     stand_ins: Sequence[str],
     seconds: float,
 ) -> FaithfulnessReport:
-    """From columns of per-image values: those of the five metrics and of masking may be shorter than the others."""
+    """A report from columns of per-image values; those of the five metrics and of masking may be shorter."""
     per_image = {name: values.cpu().numpy() for name, values in columns.items()}
     means = {name: float(values.mean(dtype=np.float64)) for name, values in per_image.items()}
     methods: dict[str, MethodScores] = {}
@@ -123,13 +117,13 @@ def report_of(
         accuracy=100 * means["correct"],
         alignment=means["alignment"],
         temperature=temperature,
-        protocol=protocol,
+        protocol=names.protocol_identity(config.protocol),
         images=len(per_image["label"]),
         masking_images=len(of_image["masking_excess"]),
         seconds=seconds,
         scores=found,
         methods=methods,
-        distinct=tuple(distinct),
+        distinct=distinct_methods(config.methods),
         per_image=per_image,
     )
 

@@ -1,11 +1,11 @@
-"""Maps that stand in the place of a network's own: what do the scores give to a map that is not its explanation?
+"""Maps that are not a network's explanation, scored in the place of its own: what do wrong maps get?
 
 Shapes: N images of a batch, n of all, h×w a map's own places, H×W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.config import EvaluationConfig
+from study.data.labelled import LabelledImages
 from study.faithfulness.calibration import at_temperature
 from study.faithfulness.grid import CELLS, partners
 from study.faithfulness.localization import centre_map
 from study.faithfulness.protocols import PROTOCOLS
 from study.faithfulness.randomization import cascade
+from study.faithfulness.scored_network import Collected
 from study.metrics import CENTRE_MAPS, RANDOM_MAPS
 from study.networks.folding import folded
-from study.saliency import PixelOptions, distinct_methods, saliency_maps
+from study.networks.state import device_of
+from study.saliency import distinct_methods, saliency_maps
 
 EDGE_MAPS = "edges"
 ANOTHER_IMAGE = "another_image"
@@ -33,16 +36,11 @@ _NOISE_STREAM = 1  # beside the evaluator's draws, which take the bare seed
 
 def stand_in_maps(
     network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
+    images: LabelledImages,
     config: EvaluationConfig,
+    *,
     temperature: float,
-    device: torch.device | str = "cpu",
     other: nn.Module | None = None,
-    options: PixelOptions = PixelOptions(),  # noqa: B008, frozen
     on_images: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
     """Maps (n, h, w) by name, on the CPU, for ``stand_ins`` of :func:`study.faithfulness.score.evaluate_faithfulness`.
@@ -50,42 +48,38 @@ def stand_in_maps(
     ``random`` cells; a Gaussian in the ``centre``; ``edges``, the image's own; ``another_image``'s map;
     ``inverse_METHOD`` of every distinct method; the map of a ``randomized_network``, whose layers are all drawn anew;
     and that of the ``other_network``, where ``other`` is given. The single maps are of the first method of ``config``,
-    and explain the class that the protocol asks of ``network``. Images and labels are those that the evaluator takes,
-    as are ``temperature`` and ``options``. Networks work on ``config.batch_size`` images at a time; the maps stay as
-    small as their methods make them.
+    and explain the class that the protocol asks of ``network``. ``images`` and ``temperature`` are those that the
+    evaluator takes. Networks work on ``config.batch_size`` images at a time; the maps stay as small as their methods
+    make them.
     """
-    n, first = len(labels), config.methods[0]
+    n, first, device = len(images), config.methods[0], device_of(network)
     methods = distinct_methods(config.methods)
     own = at_temperature(network, temperature)
     explained = {"own": own, RANDOMIZED_NETWORK: cascade(network, stages=1, seed=config.random_seed)[-1][1]}
     if other is not None:
         explained[OTHER_NETWORK] = other
     inference = {name: folded(of) for name, of in explained.items()}
-    shift, scale = (torch.tensor(v, dtype=torch.float32, device=device).view(1, -1, 1, 1) for v in (mean, std))
+    shift, scale = images.shift_and_scale(device)
     by_label = PROTOCOLS[config.protocol].class_choice == "label"
-    parts: dict[str, list[Tensor]] = {}
-
-    def keep(name: str, maps: Tensor) -> None:
-        parts.setdefault(name, []).append(maps.detach().float().cpu())
-
+    collected = Collected()
     for start in range(0, n, config.batch_size):
-        pixels = images[start : start + config.batch_size].to(device).float() / 255
+        rows = slice(start, start + config.batch_size)
+        pixels = images.pixels_NCHW[rows].to(device).float() / 255
         x = ((pixels - shift) / scale).contiguous(memory_format=torch.channels_last)
-        classes = labels[start : start + config.batch_size].to(device) if by_label else None
-        keep(EDGE_MAPS, edge_energy(pixels))
+        classes = images.labels_N[rows].to(device) if by_label else None
+        collected.add({EDGE_MAPS: edge_energy(pixels)})
         for name, of in explained.items():
             wanted = methods if of is own else (first,)
-            found = saliency_maps(of, x, classes, wanted, inference=inference[name], options=options)
+            found = saliency_maps(of, x, classes, wanted, inference=inference[name])
             classes = found.logits.argmax(1) if classes is None else classes  # the own network comes first
             if of is own:
-                keep(ANOTHER_IMAGE, found.maps[first])
-                for method in methods:
-                    keep(f"{INVERSE}{method}", inverse(found.maps[method]))
+                collected.add({ANOTHER_IMAGE: found.maps[first]})
+                collected.add({f"{INVERSE}{method}": inverse(found.maps[method]) for method in methods})
             else:
-                keep(name, found.maps[first])
+                collected.add({name: found.maps[first]})
         if on_images is not None:
             on_images(min(start + config.batch_size, n), n)
-    joined = {name: torch.cat(maps) for name, maps in parts.items()}
+    joined = collected.joined()
     joined[ANOTHER_IMAGE] = joined[ANOTHER_IMAGE][partners(n, max(1, n // 2))]
     return {RANDOM_MAPS: random_maps(n, config.random_seed), CENTRE_MAPS: centre_maps(n), **joined}
 
@@ -97,24 +91,24 @@ def random_maps(n: int, seed: int) -> Tensor:
 
 
 def centre_maps(n: int) -> Tensor:
-    """(n, h, w), without memory for more than one."""
+    """(n, h, w): the same map n times, stored once."""
     return centre_map((2 * CELLS, 2 * CELLS)).expand(n, -1, -1)
 
 
 def inverse(map_Nhw: Tensor) -> Tensor:
-    """What is low is high; a map that points nowhere still does."""
+    """The map's maximum minus the map; an undefined map stays undefined."""
     return map_Nhw.amax((1, 2), keepdim=True) - map_Nhw
 
 
 def edge_energy(images_NCHW: Tensor) -> Tensor:
-    """(N, H, W): squared differences of neighbouring grey pixels: knows the image and nothing of the network."""
+    """(N, H, W): squared differences of neighbouring grey pixels, which depend on the image alone."""
     grey = images_NCHW.float().mean(1)
     across = F.pad(grey.diff(dim=2).square(), (0, 1))
     return across + F.pad(grey.diff(dim=1).square(), (0, 0, 0, 1))
 
 
 def described(name: str, method: str) -> str:
-    """What a table calls a stand-in; ``method`` is the first one."""
+    """A stand-in's name in tables; ``method`` is the first of the evaluation."""
     texts = {
         RANDOM_MAPS: "random cells",
         CENTRE_MAPS: "a Gaussian in the centre",

@@ -1,4 +1,4 @@
-"""What per-image scores say of a network and of the difference between two: means, intervals, pairs."""
+"""Statistics of per-image scores of a network and of paired differences between two: means and intervals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """``higher``, ``lower`` or ``cannot tell`` (the interval holds 0)."""
+        """``higher``, ``lower``, or ``cannot tell`` where the interval contains 0."""
         return "higher" if self.low > 0 else "lower" if self.high < 0 else "cannot tell"
 
 

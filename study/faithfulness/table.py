@@ -1,4 +1,4 @@
-"""The evaluator's numbers as tables that are read in a terminal: methods by metrics, with intervals."""
+"""The evaluator's numbers as tables for a terminal: methods by metrics, with intervals."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _section(
 ) -> list[str]:
     """The objective, then a row per method and per stand-in; – where fewer than ``least`` images have a score.
 
-    With ``milliseconds`` None it goes on below the columns of another section.
+    ``milliseconds`` None: no head and no cost, as a section below another one.
     """
     own = [m for m in report.methods if m in METHODS]
     places = [p for p in LOCALIZATION if f"{own[0]}/{p}" in per_image]
@@ -134,7 +134,7 @@ def smoothgrad(network: str, report: FaithfulnessReport) -> list[str]:
 def randomization(
     network: str, stages: Sequence[str], similarities: Mapping[str, Sequence[float]], images: int
 ) -> list[str]:
-    """Near 0 in the last column is as it should be: the maps depend on what was learned."""
+    """The randomization check. Maps that depend on what was learned are near 0 in the last column."""
     lines = [
         f"{network}: rank correlation with its own maps, layers drawn anew from the head down to ... ({images} images)",
         f"{'method':<{_NAME}}" + "".join(f"{stage[-18:]:>{_STAGE}}" for stage in stages),
@@ -166,7 +166,7 @@ def _intervals(columns: Mapping[str, Floats], least: int) -> dict[str, Differenc
 
 
 def _numbers(values: Floats) -> Floats:
-    """Localisation without that of undefined maps, which is NaN; they are counted beside it."""
+    """The localization of defined maps; that of undefined ones is NaN, and the table counts them."""
     return values[np.isfinite(values)]
 
 

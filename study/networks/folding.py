@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def folded(network: nn.Module) -> nn.Module:
-    """A copy in eval mode, without gradients, of which ``features`` and ``head`` still are what they were.
+    """A copy in eval mode, without gradients, that has ``features`` and ``head`` as the network does.
 
     Logits differ by rounding from the network's own in eval mode. Where nothing can be folded (no batch-norm after a
     convolution of its own, a network that cannot be traced) the copy computes what the network does.
@@ -29,7 +29,7 @@ def folded(network: nn.Module) -> nn.Module:
 
 
 def _pairs(network: nn.Module) -> list[tuple[str, str]]:
-    """Convolutions and the batch-norms that alone read them, each called once."""
+    """Names of each convolution and the batch-norm that is its only reader, where each is called once."""
     try:
         graph = fx.Tracer().trace(network)
     except Exception:  # whatever the network's own code raises on a symbolic input

@@ -17,7 +17,7 @@ from study.networks.program import Program
 from study.networks.tape import Tape
 from study.networks.tracing import Modes, compile_present, compile_program, modes_of
 
-#: What a proof is of: which layers, of which types, with which parameters (a hook may compute a weight from others).
+#: What a proof holds for: layers, their types and their parameters (a hook may compute a weight from others).
 _Signature = tuple[tuple[str, weakref.ref[nn.Module], type, tuple[str, ...]], ...]
 _programs: weakref.WeakKeyDictionary[nn.Module, tuple[_Signature, dict[Modes, Program]]] = weakref.WeakKeyDictionary()
 _compiling = threading.Lock()
@@ -26,8 +26,8 @@ _compiling = threading.Lock()
 def prove_coverage(network: nn.Module, name: str | None = None) -> None:
     """Check that every operation of a network has a rule, in train mode and in eval mode; prepare its gradients.
 
-    The network stays as it is: any network of covered operations can be asked for its gradients, and is proven then.
-    ``name`` is what messages call it. Raises :class:`study.errors.InputError` naming the layer or operation that
+    The network stays as it is. :func:`record` proves a network that was not proven before. ``name`` is the network's
+    name in messages. Raises :class:`study.errors.InputError` naming the layer or operation that
     guided backpropagation would miss, or the reason why the network cannot be traced.
     """
     with _compiling:  # tracing sets modes, and restores them
@@ -59,23 +59,13 @@ def record(
     return Tape(programs[modes], network, x_NCHW, dtype=dtype, fused=fused, through=through)
 
 
-def input_gradient(network: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> Tensor:
-    """Gradient (N, C, H, W) of each image's own cross-entropy, in nats per unit of input.
-
-    That is n times the gradient of the batch mean. In eval mode it does not depend on the other images; in train mode
-    they enter through batch-norm. Parameters keep their ``.grad``; works under ``torch.no_grad`` and
-    ``torch.inference_mode``.
-    """
-    return input_gradients(network, x_NCHW, labels_N)[0]
-
-
-def guided_gradient(network: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> Tensor:
-    """As :func:`input_gradient`, by guided backpropagation: negative gradient stops at every rectifier."""
-    return input_gradients(network, x_NCHW, labels_N)[1]
-
-
 def input_gradients(network: nn.Module, x_NCHW: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Both from one forward pass: the standard and the guided gradient."""
+    """Gradients (N, C, H, W) of each image's own cross-entropy, in nats per unit of input: standard and guided.
+
+    That is n times the gradient of the batch mean. In guided backpropagation negative gradient stops at every
+    rectifier. In eval mode an image's gradients do not depend on the other images; in train mode they do, through
+    batch-norm. Parameters keep their ``.grad``; works under ``torch.no_grad`` and ``torch.inference_mode``.
+    """
     with torch.inference_mode(False):
         tape = record(network, x_NCHW.clone() if x_NCHW.is_inference() else x_NCHW)
         g_NK = cross_entropy_gradient(tape.logits_NK, labels_N)

@@ -1,4 +1,4 @@
-"""How a new network starts, beyond the random weights that it was built with."""
+"""Initial weights other than the random ones that a network was built with."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 def initialize(network: nn.Module, how: str) -> None:
-    """Start a network's convolutions by a value of ``study.config.INITIALIZATIONS``.
+    """Initialize a network's convolutions by a value of ``study.config.INITIALIZATIONS``.
 
-    ``default`` leaves them as they were built. ``dirac`` makes every convolution that trains hand on its input as far
-    as it is square: of each group's outputs, as many as it has inputs, are copies of them. The others stay random.
+    ``default`` leaves them as they were built. ``dirac`` makes every trainable convolution the identity as far as it is
+    square: in each group the first outputs copy the inputs, and outputs beyond the number of inputs stay random.
     """
     if how == "default":
         return

@@ -1,7 +1,7 @@
 """Operations that overwrite their input (``nn.ReLU(inplace=True)``, ``x += y``), as operations that do not.
 
-A tape needs values again in later passes. Whoever reads a value after it was overwritten must then read what overwrote
-it, under whatever name.
+A tape needs values again in later passes, so nothing is overwritten there. An operation that would have read an
+overwritten value reads the result of the operation that overwrote it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from study.networks.program import OUT_OF_PLACE
 
-#: What may return its input's own memory.
+#: Operations that may return a view of their input.
 VIEWS: frozenset[Any] = frozenset(
     {
         operator.getitem, torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.chunk, torch.split,
@@ -29,7 +29,7 @@ IN_PLACE: frozenset[Any] = frozenset({torch.relu_, "relu_", *OUT_OF_PLACE})
 
 
 class Tracer(fx.Tracer):
-    """Records ``x += y`` as what it is: torch.fx takes it for ``x = x + y``, with the old value alive."""
+    """Records ``x += y`` as an in-place operation; torch.fx records ``x = x + y``, which keeps the old value."""
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """What stands for the node's value while the network's own code runs."""
@@ -54,14 +54,14 @@ class _Proxy(fx.Proxy):
         return proxy
 
 
-def settle(graph: fx.Graph, network: nn.Module) -> fx.Node | None:
-    """Let every later reader of an overwritten value read what overwrote it.
+def redirect_readers(graph: fx.Graph, network: nn.Module) -> fx.Node | None:
+    """Make every later reader of an overwritten value read the result of the overwriting operation.
 
-    Returns the operation that cannot be settled, if there is one: it overwrites memory that is later read through
-    another view of it.
+    Returns the first operation for which that is not possible: it overwrites memory that is later read through another
+    view. None where there is none.
     """
     order = {node: i for i, node in enumerate(graph.nodes)}
-    memory: dict[fx.Node, fx.Node] = {}  # by whom the memory was allocated that a node's value lies in
+    memory: dict[fx.Node, fx.Node] = {}  # node -> the node that allocated its storage
     sizes: set[fx.Node] = set()
     for node in graph.nodes:
         memory[node] = node
@@ -77,8 +77,8 @@ def settle(graph: fx.Graph, network: nn.Module) -> fx.Node | None:
                 later: Any = lambda user, node=node: order[user] > order[node] and not _asks_size(user)  # noqa: E731
                 inputs[0].replace_all_uses_with(node, later)
                 if any(memory[n] is memory[node] and any(map(later, n.users)) for n in memory if n is not node):
-                    unsettled: fx.Node = node
-                    return unsettled
+                    unresolved: fx.Node = node
+                    return unresolved
     return None
 
 

@@ -11,12 +11,12 @@ from torch import Tensor, fx
 
 from study.networks.rules import Rule
 
-#: Arithmetic that overwrites its first operand, and what it is without that.
+#: Arithmetic that overwrites its first operand -> the same arithmetic out of place.
 OUT_OF_PLACE: dict[Any, Any] = {
     operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
     operator.itruediv: operator.truediv, "add_": "add", "sub_": "sub",
 }  # fmt: skip
-#: Given the values that are not tensors (sizes), the operation as a function of its tensors.
+#: From the values that are not tensors (sizes) to the operation as a function of its tensors.
 Binding = Callable[[dict[int, Any]], Callable[..., Any]]
 
 

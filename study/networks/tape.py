@@ -1,7 +1,7 @@
-"""One call of a network, through which gradients come back as often and in whichever way they are asked for.
+"""One recorded call of a network, through which gradients of several kinds are propagated back.
 
-A tape is the only place of state: there is no switch on the network and nothing global. Two calls, two networks or two
-threads do not know of each other, and an exception leaves nothing behind but a tape that nobody holds.
+All state is in the tape: there is no switch on the network and nothing global. Calls, networks and threads do not
+affect each other, and after an exception nothing has to be restored.
 
 Shapes: N images, C channels, H and W height and width, K classes.
 """
@@ -122,7 +122,7 @@ class Tape:
 
 
 class _Gradients:
-    """Gradients on their way back, summed where a value has several readers, and who may overwrite them."""
+    """Gradients on their way back, summed where a value has several readers, and whether they may be overwritten."""
 
     def __init__(self, output: int, gradient: Tensor) -> None:
         self._waiting: dict[int, tuple[Tensor, bool]] = {output: (gradient, False)}
@@ -144,7 +144,7 @@ class _Gradients:
 
 
 def _release(values: dict[int, Any], read: tuple[int, ...], readers: dict[int, int]) -> None:
-    """Let go of tensors that nobody will read again."""
+    """Delete tensors that have no readers left."""
     for value in read:
         readers[value] -= 1
         if readers[value] == 0 and isinstance(values.get(value), Tensor):

@@ -17,12 +17,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from study import metrics, names
 from study.errors import UnavailableError
+from study.faithfulness import score_network
 from study.faithfulness.report import FaithfulnessReport, write_per_image
 from study.ledger import Ledger, SupersededError, TrialRecord
+from study.networks.state import default_device
 from study.rescoring.stored_networks import NetworkOpener
 from study.storage.atomic import replacing, write_atomically
 from study.storage.storage import Storage, trial_folder
-from study.trial.trial import default_device, score_network
 
 _SCORES_FILE = "scores.json"
 _FILES = (names.MODEL_CONFIG_FILE, names.PER_IMAGE_FILE)  # replaced; the weights stay
@@ -40,7 +41,7 @@ def rescore(
 ) -> int:
     """Score the networks of these trials and switch each to ``protocol``; how many have no network.
 
-    ``data``: where the images are on this machine. Raises :class:`InputError` where the network of a complete trial or
+    ``data``: where the images are on this machine. Raises :class:`StudyError` where the network of a complete trial or
     its images are missing, and where a session of the study continues a trial meanwhile.
     """
     columns = (
@@ -91,8 +92,7 @@ def _score(
         scores: Scores = {}
         if found is not None:
             config, dataset = opener.images(found.card)
-            device = default_device()
-            report = score_network(found.network.to(device), dataset, config.evaluation, device, tell)
+            report = score_network(found.network.to(default_device()), dataset, config.evaluation, tell)
             scores = {found.epoch: report.metrics()}
             if record.state == names.COMPLETE:
                 _write_card(part, found.card, report)

@@ -1,75 +1,113 @@
-"""Attributions of single pixels: gradients of the class's logit in the normalised image.
+"""Maps of single pixels: gradients of the class's logit in the normalized image.
 
-Shapes: N images (N, C, H, W), one class each (N,). Attributions are signed, (N, C, H, W), per unit of normalised input
-(gradients) or in logits (times input, integrated). A pixel's map value is the sum of its channels' magnitudes.
+Attributions are signed, (N, C, H, W), per unit of normalized input (gradients) or in logits (times input, integrated).
+Shapes: see :mod:`study.saliency.method`. In the examples the image is [1 3] and [2 0], a rectifier makes it A, and the
+class's logit is the difference of the two channels' means.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from study.errors import InputError
 from study.networks.guided import record
+from study.saliency.method import Case, Method, PixelOptions
 
-PIXEL_METHODS = ("input_gradient", "gradient_times_input", "guided_backprop", "smoothgrad", "integrated_gradients")
+
+class PixelMethod(Method):
+    """A pixel's map value is the sum of its channels' magnitudes of a signed attribution."""
+
+    def attribution(self, network: nn.Module, x_NCHW: Tensor, classes_N: Tensor, options: PixelOptions) -> Tensor:
+        """(N, C, H, W), for a network in eval mode. Raises :class:`InputError` for one that cannot be guided."""
+        raise NotImplementedError
+
+    def map(self, case: Case) -> Tensor:
+        return self.attribution(case.network, case.x_NCHW, case.classes_N, case.options).abs().sum(1).float()
 
 
-@dataclass(frozen=True)
-class PixelOptions:
-    """What pixel methods leave open.
+class InputGradient(PixelMethod):
+    """The input gradient (Simonyan et al. 2014), dy/dx.
 
-    ``samples`` noisy copies with a standard deviation of ``noise`` times the image's range (Smilkov et al. 2017: 10 to
-    20 %), drawn from ``seed``; ``steps`` midpoints between the zero image and the image (Sundararajan et al. 2017);
-    ``together``: images that go through the network at a time.
+    >>> saliency_maps(network, x_NCHW, classes_N, ["input_gradient"]).maps["input_gradient"]
+    tensor([[[1.0000, 0.5000]]])
     """
 
-    samples: int = 25
-    noise: float = 0.15
-    seed: int = 0
-    steps: int = 32
-    together: int = 256
+    name = "input_gradient"
+
+    def attribution(self, network: nn.Module, x_NCHW: Tensor, classes_N: Tensor, options: PixelOptions) -> Tensor:
+        return logit_gradient(network, x_NCHW, classes_N, options.together)
 
 
-def attributions(
-    network: nn.Module,
-    x_NCHW: Tensor,
-    classes_N: Tensor,
-    method: str,
-    options: PixelOptions = PixelOptions(),
-    *,
-    noise_SNCHW: Tensor | None = None,
-) -> Tensor:
-    """Signed attributions (N, C, H, W) of one of ``PIXEL_METHODS``, for a network in eval mode.
+class GradientTimesInput(PixelMethod):
+    """The gradient x input (Shrikumar et al. 2016), x dy/dx.
 
-    ``noise_SNCHW`` takes the place of SmoothGrad's own noise. Raises :class:`InputError` for an unknown method, and for
-    guided backpropagation of a network that it does not cover.
+    >>> saliency_maps(network, x_NCHW, classes_N, ["gradient_times_input"]).maps["gradient_times_input"]
+    tensor([[[1.5000, 1.5000]]])
     """
-    if method in ("input_gradient", "guided_backprop"):
-        return logit_gradient(network, x_NCHW, classes_N, options.together, guided=method == "guided_backprop")
-    if method == "gradient_times_input":
+
+    name = "gradient_times_input"
+
+    def attribution(self, network: nn.Module, x_NCHW: Tensor, classes_N: Tensor, options: PixelOptions) -> Tensor:
         return x_NCHW * logit_gradient(network, x_NCHW, classes_N, options.together)
-    if method == "smoothgrad":
-        if noise_SNCHW is None:
-            noise_SNCHW = _noise(x_NCHW, options)
-        total = torch.zeros_like(x_NCHW)
+
+
+class GuidedBackprop(PixelMethod):
+    """The guided backpropagation (Springenberg et al. 2015): dy/dx, where every rectifier stops negative gradients.
+
+    >>> saliency_maps(network, x_NCHW, classes_N, ["guided_backprop"]).maps["guided_backprop"]
+    tensor([[[0.5000, 0.5000]]])
+    """
+
+    name = "guided_backprop"
+
+    def attribution(self, network: nn.Module, x_NCHW: Tensor, classes_N: Tensor, options: PixelOptions) -> Tensor:
+        return logit_gradient(network, x_NCHW, classes_N, options.together, guided=True)
+
+
+class SmoothGrad(PixelMethod):
+    """SmoothGrad (Smilkov et al. 2017): the mean of dy/dx over noisy copies of the image.
+
+    Without noise it is the input gradient:
+
+    >>> options = PixelOptions(noise=0.0)
+    >>> saliency_maps(network, x_NCHW, classes_N, ["smoothgrad"], options=options).maps["smoothgrad"]
+    tensor([[[1.0000, 0.5000]]])
+    """
+
+    name = "smoothgrad"
+
+    def attribution(self, network: nn.Module, x_NCHW: Tensor, classes_N: Tensor, options: PixelOptions) -> Tensor:
+        total, noise_SNCHW = torch.zeros_like(x_NCHW), self.noise(x_NCHW, options)
         for noise_NCHW in noise_SNCHW:
             total += logit_gradient(network, x_NCHW + noise_NCHW, classes_N, options.together)
         return total / len(noise_SNCHW)
-    if method == "integrated_gradients":
+
+    def noise(self, x_NCHW: Tensor, options: PixelOptions) -> Tensor:
+        """(S, N, C, H, W), drawn on the CPU, the same for every image but for its range.
+
+        So neither device nor batch changes it.
+        """
+        spread = options.noise * (x_NCHW.amax((1, 2, 3)) - x_NCHW.amin((1, 2, 3)))
+        generator = torch.Generator().manual_seed(options.seed)
+        drawn = torch.randn((options.samples, *x_NCHW.shape[1:]), generator=generator, dtype=x_NCHW.dtype)
+        return drawn.to(x_NCHW.device)[:, None] * spread.view(1, -1, 1, 1, 1)
+
+
+class IntegratedGradients(PixelMethod):
+    """The integrated gradients (Sundararajan et al. 2017): x times the mean of dy/dx between the zero image and x.
+
+    >>> saliency_maps(network, x_NCHW, classes_N, ["integrated_gradients"]).maps["integrated_gradients"]
+    tensor([[[1.5000, 1.5000]]])
+    """
+
+    name = "integrated_gradients"
+
+    def attribution(self, network: nn.Module, x_NCHW: Tensor, classes_N: Tensor, options: PixelOptions) -> Tensor:
         total = torch.zeros_like(x_NCHW)
         for i in range(options.steps):
             total += logit_gradient(network, x_NCHW * ((i + 0.5) / options.steps), classes_N, options.together)
         return x_NCHW * total / options.steps
-    raise InputError(f"saliency: {method!r} is no pixel method; choose one of {', '.join(PIXEL_METHODS)}")
-
-
-def pixel_map(attributions_NCHW: Tensor) -> Tensor:
-    """(N, H, W), float32, >= 0."""
-    return attributions_NCHW.abs().sum(1).float()
 
 
 def logit_gradient(
@@ -81,11 +119,3 @@ def logit_gradient(
         tape = record(network, x)
         parts.append(tape.pull(F.one_hot(classes, tape.logits_NK.shape[1]).to(tape.logits_NK.dtype), guided=guided))
     return torch.cat(parts)
-
-
-def _noise(x_NCHW: Tensor, options: PixelOptions) -> Tensor:
-    """Drawn on the CPU, the same for every image but for its range: neither device nor batch changes it."""
-    spread = options.noise * (x_NCHW.amax((1, 2, 3)) - x_NCHW.amin((1, 2, 3)))
-    generator = torch.Generator().manual_seed(options.seed)
-    drawn = torch.randn((options.samples, *x_NCHW.shape[1:]), generator=generator, dtype=x_NCHW.dtype)
-    return drawn.to(x_NCHW.device)[:, None] * spread.view(1, -1, 1, 1, 1)

@@ -30,7 +30,7 @@ _HEAD = "head.weight"  # of every network: a linear layer with one output per cl
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training between two epochs, on the CPU: what its writer said of it, and the tensors by name."""
+    """A training between two epochs: the header that was saved, and weights and momentum by name, on the CPU."""
 
     path: Path
     header: dict[str, Any]
@@ -87,7 +87,7 @@ def save_model(folder: Path, network: nn.Module, card: dict[str, Any]) -> None:
     """Write the network alone: ``model.safetensors`` and ``model.json``, the card with the weights' SHA-256.
 
     ``card`` holds at least ``network`` (a name of ``study.config.NETWORKS``) and ``n_classes``. The folder is made.
-    Each file is replaced atomically, the card last: a pair of different savings is refused on loading.
+    Each file is replaced atomically, the card last. Loading refuses weights of one saving beside the card of another.
 
     Raises :class:`StorageError` where the folder cannot be written.
     """
@@ -125,7 +125,7 @@ def load_model(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     except Exception as error:  # safetensors raises its own type and others, by version
         raise ArtifactError(f"not a safetensors file: {error}", file=weights_path) from error
     outputs = len(tensors[_HEAD]) if _HEAD in tensors and tensors[_HEAD].ndim else 0
-    if n_classes != outputs:  # before a network of as many classes as a stranger's card says takes the memory
+    if n_classes != outputs:  # checked first: a wrong number would make a network of any size
         raise ArtifactError(f"n_classes is {n_classes!r}, and {MODEL_FILE} has {outputs} outputs", file=card_path)
     with torch.random.fork_rng([]):
         network = build(name, n_classes)

@@ -19,7 +19,7 @@ from study.training.regularizer import StepLoss, regularized_step
 _WARM_UPS = 3  # steps before recording: libraries choose algorithms and allocate workspaces in their first calls
 
 
-#: Anything that is called as :func:`study.training.regularizer.regularized_step` is.
+#: A function with the signature of :func:`study.training.regularizer.regularized_step`.
 Step = Callable[..., StepLoss]
 
 
@@ -89,7 +89,7 @@ class GraphedStep:
 def _recorded(
     network: nn.Module, x_NCHW: Tensor, labels_N: Tensor, lambda_: float, options: dict[str, Any]
 ) -> _Recording:
-    """Record a step. Running statistics and the generator are left as they were; so are gradients (there are none)."""
+    """Record a step. Running statistics and the random generator are left as they were; ``.grad`` stays None."""
     x_NCHW, labels_N = x_NCHW.clone(), labels_N.clone()
     dtype = torch.promote_types(x_NCHW.dtype, torch.float32)
     weight = torch.tensor(lambda_, dtype=dtype, device=x_NCHW.device) if lambda_ != 0 else 0.0

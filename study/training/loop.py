@@ -1,4 +1,4 @@
-"""One epoch of training on images that live on the device. The host never waits for a step.
+"""One epoch of training on images in the device's memory. The host never waits for a step.
 
 Everything random in an epoch (order, augmentation, dropout) is drawn from seeds made of the trial's seed and the epoch,
 so a training that is resumed between epochs needs no generator state and equals an uninterrupted one; bit for bit on
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from study.config import TrialConfig
 from study.data.augment import augment, normalize
+from study.data.labelled import LabelledImages
 from study.errors import InputError
 from study.training.engine import Step
 from study.training.regularizer import StepLoss, regularized_step
@@ -43,10 +44,10 @@ class EpochResult:
 
 
 def make_optimizer(network: nn.Module, config: TrialConfig) -> torch.optim.SGD:
-    """SGD with Nesterov momentum and weight decay on all that trains, for a network that is on its device.
+    """SGD with Nesterov momentum and weight decay on all trainable parameters, for a network that is on its device.
 
     A parameter group trains at its ``lr_multiple`` of the rate; where ``norm_lr_multiple`` is 1 there is one group.
-    Momentum starts as zeros, which equals torch's first step and makes the state the same at any moment.
+    Momentum starts as zeros: torch's first step is the same, and a checkpoint always has the same tensors.
     """
     norms = set(_norm_parameters(network)) if config.norm_lr_multiple != 1 else set()
     trained = [p for p in network.parameters() if p.requires_grad]
@@ -75,42 +76,40 @@ def _norm_parameters(network: nn.Module) -> list[nn.Parameter]:
 
 
 def _parameters(optimizer: torch.optim.SGD) -> list[nn.Parameter]:
-    """All that it trains, over its groups."""
+    """The parameters of all its groups."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def train_epoch(
     network: nn.Module,
     optimizer: torch.optim.SGD,
-    images_NCHW_uint8: Tensor,
-    labels_N: Tensor,
+    images: LabelledImages,
     config: TrialConfig,
     epoch: int,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
     *,
     step_with: Step = regularized_step,
     on_step: Callable[[int, int], None] | None = None,
 ) -> EpochResult:
     """Train on every image once; ``epoch`` counts from 0. The network is left in train mode.
 
-    Images (N, 3, H, W, uint8) and labels (N, int64) are on the network's device; ``mean`` and ``std`` in units of a
-    pixel in [0, 1]. ``step_with``: of :func:`study.training.engine.make_step`. ``on_step(done, of)`` is
-    called after a batch was handed to the device. torch's global random state is left as it was.
+    ``images`` are on the network's device. ``step_with``: a step of :func:`study.training.engine.make_step`.
+    ``on_step(done, of)`` is called after a batch was handed to the device. torch's global random state is left as it
+    was.
 
-    A batch whose loss or gradient is not finite changes no weight, nor does any batch after it; that is found out at
-    the epoch's end (``finite``), without waiting in between.
+    A batch whose loss or gradient is not finite changes no weight, nor does any batch after it. The host learns of it
+    at the epoch's end (``finite``).
 
     Raises :class:`InputError` where there are no images or bfloat16 is asked of a device without it; ``ValueError``
     where images and labels differ in number or ``epoch`` is outside the training.
     """
-    n, device = images_NCHW_uint8.shape[0], images_NCHW_uint8.device
-    steps = _check(n, labels_N, config, epoch)
+    device = images.pixels_NCHW.device
+    steps = _check(images, config, epoch)
     dtype = _compute_dtype(config, device)
     parameters = _parameters(optimizer)
     generator = torch.Generator(device).manual_seed(_seed(config, epoch, "augment"))
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(_seed(config, epoch, "order"))).to(device)
-    scale = torch.tensor((mean, std), device=device)
+    shuffle = torch.Generator().manual_seed(_seed(config, epoch, "order"))
+    order = torch.randperm(len(images), generator=shuffle).to(device)
+    scale = torch.tensor((images.mean, images.std), device=device)
     totals = _Totals(device)
     bad = torch.zeros((), device=device)
     lr = config.lr
@@ -121,9 +120,9 @@ def train_epoch(
         for step in range(steps):
             rows = order[step * config.batch_size : (step + 1) * config.batch_size]
             weight = regularizer_weight(config, epoch * steps + step, steps)
-            x_NCHW, labels = _batch(images_NCHW_uint8, labels_N, rows, generator, config, scale)
+            x_NCHW, labels = _batch(images, rows, generator, config, scale)
             optimizer.zero_grad(set_to_none=True)
-            # Batch-norm needs two images; of a short last batch fewer parts are made.
+            # Batch-norm needs two images a part: a short last batch has fewer parts.
             parts = min(config.accumulate, max(1, len(rows) // 2))
             loss = torch.zeros((), device=device)
             for x, y in zip(x_NCHW.tensor_split(parts), labels.tensor_split(parts), strict=True):
@@ -180,12 +179,13 @@ class _Totals:
         return loss / n, classification / n, of_regularized, 100 * correct / n
 
 
-def _check(n: int, labels_N: Tensor, config: TrialConfig, epoch: int) -> int:
-    """Batches of the epoch, once its arguments are known to be good."""
+def _check(images: LabelledImages, config: TrialConfig, epoch: int) -> int:
+    """The epoch's number of batches, once its arguments are known to be good."""
+    n = len(images.pixels_NCHW)
     if n == 0:
         raise InputError("there are no training images", key="data")
-    if labels_N.shape != (n,):
-        raise ValueError(f"{n} images have labels of shape {tuple(labels_N.shape)}")
+    if images.labels_N.shape != (n,):
+        raise ValueError(f"{n} images have labels of shape {tuple(images.labels_N.shape)}")
     if not 0 <= epoch < config.epochs:
         raise ValueError(f"epoch {epoch} is not in [0, {config.epochs})")
     return steps_per_epoch(n, config.batch_size)
@@ -203,21 +203,16 @@ def _compute_dtype(config: TrialConfig, device: torch.device) -> torch.dtype | N
 
 
 def _seed(config: TrialConfig, epoch: int, purpose: str) -> int:
-    """Seeds of different trials, epochs and purposes are unrelated, unlike sums of them."""
+    """A hash: seeds of different trials, epochs and purposes are unrelated, which sums of them are not."""
     digest = hashlib.sha256(f"{config.seed}/{epoch}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _batch(
-    images_NCHW_uint8: Tensor,
-    labels_N: Tensor,
-    rows: Tensor,
-    generator: torch.Generator,
-    config: TrialConfig,
-    scale: Tensor,
+    images: LabelledImages, rows: Tensor, generator: torch.Generator, config: TrialConfig, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
     batch = augment(
-        images_NCHW_uint8[rows],
+        images.pixels_NCHW[rows],
         generator,
         padding=config.crop_padding,
         mode=config.crop_mode,
@@ -225,7 +220,7 @@ def _batch(
         rotation=config.rotation,
     )
     x_NCHW = normalize(batch, *scale).contiguous(memory_format=torch.channels_last)  # a fifth faster, on a CPU too
-    return x_NCHW, labels_N[rows]
+    return x_NCHW, images.labels_N[rows]
 
 
 def _update(
@@ -238,7 +233,7 @@ def _update(
 ) -> None:
     """One optimizer step, skipped on the device once ``bad`` is set; ``bad`` is set here and never cleared.
 
-    The norm tells of non-finite gradients in one number. It overflows float32 above 1e19 to 1e38: diverged as well.
+    The norm is not finite where a gradient is not. It overflows float32 above 1e19 to 1e38, which counts as diverged.
     """
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
     if clip_norm is not None:

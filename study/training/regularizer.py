@@ -23,8 +23,8 @@ from study.networks.guided import cross_entropy_gradient, record
 #: Gradients of a smaller norm (or sum of magnitudes) count as zero: the network is certain to float32's last digit,
 #: and their direction is rounding noise. Its square is far above where float32 underflows.
 ZERO_NORM = 1e-12
-#: In float16 every pass starts at such a scale: cross-entropy's gradient (at most 1) by this factor, the direction of
-#: the second derivatives brought to it. 64 times as much would still fit, and so would a millionth of it.
+#: Loss scale in float16: cross-entropy's gradient (at most 1) is multiplied by it. A scale 64 times as large would not
+#: overflow yet, and one a million times as small would not underflow.
 _HALF_SEED = 256.0
 
 
@@ -170,7 +170,7 @@ def regularized_step(
 
 
 def _plain_backward(loss: Tensor, network: nn.Module, share: float, scale: float | None) -> None:
-    """Stock autograd; ``scale`` keeps gradients in reduced precision from underflowing."""
+    """The gradient of ``share * loss`` by stock autograd. ``scale`` keeps float16 gradients from underflowing."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     if scale is None:
         (loss if share == 1 else share * loss).backward(inputs=parameters)

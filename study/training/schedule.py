@@ -37,7 +37,7 @@ def learning_rate(config: TrialConfig, step: int, steps_per_epoch: int) -> float
 
 
 def regularizer_weight(config: TrialConfig, step: int, steps_per_epoch: int) -> float:
-    """What L_R is weighted with in one step, counted from 0 over the whole training.
+    """The weight of L_R in one step, counted from 0 over the whole training.
 
     Lazy regularization (Karras et al. 2020, appendix B): every ``reg_interval``-th step carries the weight of all.
     Linear warm-up over ``reg_warmup_epochs`` reaches ``reg_weight`` with its last step.

@@ -1,6 +1,6 @@
-"""What happened to a trial, line by line: a text file in its folder, attempt after attempt, for whoever asks why.
+"""A trial's log: a text file in its folder with one line per event, attempt after attempt.
 
-The ledger puts it among the artifacts of the trial's run when the trial is over, however it ended.
+When the trial is over, however it ended, the ledger stores it among the artifacts of the trial's run.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from study import names
 
 
 class TrialLog:
-    """Appends to ``names.TRIAL_LOG`` in a trial's folder. Every line says when, on which machine, in which process.
+    """Appends to ``names.TRIAL_LOG`` in a trial's folder. Every line has its time, machine and process.
 
-    A log that cannot be written is no reason to stop a training: whatever fills the disk is reported by the checkpoint.
+    A log that cannot be written does not stop a training: a full disk is reported when the checkpoint is saved.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,7 +35,7 @@ class TrialLog:
 
     @contextlib.contextmanager
     def watched(self, what: str) -> Iterator[None]:
-        """Warnings inside are lines too; what is raised is written with its traceback, and goes on its way."""
+        """Log warnings inside as lines, and an exception with its traceback before it is raised again."""
         show = warnings.showwarning
 
         def note(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object) -> None:

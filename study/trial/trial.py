@@ -1,4 +1,4 @@
-"""What one trial is: train epoch by epoch, score, checkpoint, resume. Knows torch; knows nothing of Ray or MLflow."""
+"""One trial: train epoch by epoch, score, checkpoint, resume. It uses torch, and neither Ray nor MLflow."""
 
 from __future__ import annotations
 
@@ -11,69 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 from study import metrics, names
-from study.config import EvaluationConfig, TrialConfig, fingerprint
-from study.data import Dataset, Split, open_dataset
-from study.data.augment import normalize
-from study.errors import ArtifactError, InputError
-from study.faithfulness import FaithfulnessReport, evaluate_faithfulness
-from study.faithfulness.calibration import calibrate
+from study.config import TrialConfig, fingerprint
+from study.data import Dataset, open_dataset
+from study.data.labelled import LabelledImages
+from study.faithfulness import FaithfulnessReport, score_network
 from study.faithfulness.report import write_per_image
 from study.networks import build
 from study.networks.initialization import fit, initialize
+from study.networks.state import default_device
 from study.storage.storage import Storage
+from study.training.accuracy import classify
 from study.training.checkpoint import load_checkpoint, restore, save_checkpoint, save_model
 from study.training.engine import make_step
 from study.training.loop import make_optimizer, train_epoch
 from study.trial.log import TrialLog
+from study.trial.resume import stored_history
 
 _FIT_IMAGES = 5000  # training images that a network's fixed layers are fitted to
-_CHECK_IMAGES = 8  # validation images whose logits travel with the weights, to prove a re-load
-
-
-def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def score_network(
-    network: nn.Module,
-    dataset: Dataset,
-    evaluation: EvaluationConfig,
-    device: torch.device,
-    on_images: Callable[[int, int], None] | None = None,
-) -> FaithfulnessReport:
-    """Score a network's maps at the temperature that is fitted to images which are not scored."""
-    reserved = dataset.calibration(evaluation.calibration_images)
-    scored = dataset.scored(evaluation.images, evaluation.calibration_images)
-    temperature = calibrate(
-        network,
-        torch.as_tensor(reserved.images),
-        torch.as_tensor(reserved.labels),
-        mean=dataset.mean,
-        std=dataset.std,
-        device=device,
-    )
-    return evaluate_faithfulness(
-        network,
-        torch.as_tensor(scored.images),
-        torch.as_tensor(scored.labels),
-        mean=dataset.mean,
-        std=dataset.std,
-        config=evaluation,
-        temperature=temperature,
-        device=device,
-        on_images=on_images,
-    )
+_CHECK_IMAGES = 8  # validation images whose logits are in the card, to check loaded weights against
 
 
 class Trial:
     """One training and its scoring, in one folder; opening the folder again continues where it stopped.
 
     ``history`` has one report per finished epoch: ledger names to numbers, beside ``epoch`` (from 1). It is saved
-    with the weights in one atomic file, so a kill at any moment loses at most the epoch under way.
+    with the weights in one atomic file, so a kill at any moment loses at most the epoch under way. ``train``: the
+    training images, on the device.
 
     Raises :class:`InputError` where the folder holds a checkpoint of another configuration or other data.
     """
@@ -105,11 +70,9 @@ class Trial:
         self.optimizer = make_optimizer(self.network, self.config)
         self._step_with = make_step(self.config.engine, self.device)
         self._resume()
-        train = self.dataset.train
-        self._images = torch.as_tensor(train.images).to(self.device)
-        self._labels = torch.as_tensor(train.labels).to(self.device)
-        if not self.history:  # else the checkpoint has brought what was fitted
-            fit(self.network, normalize(self._images[:_FIT_IMAGES], self.dataset.mean, self.dataset.std))
+        self.train = LabelledImages.of(self.dataset, self.dataset.train).to(self.device)
+        if not self.history:  # else the fitted layers are in the checkpoint
+            fit(self.network, self.train[:_FIT_IMAGES].normalized())
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         self._log.write(
             f"attempt on {device}, torch {torch.__version__}, after epoch {self.epoch} of {self.config.epochs}: "
@@ -135,8 +98,8 @@ class Trial:
     def step(self, on_step: Callable[[int, int], None] | None = None) -> dict[str, float]:
         """Train one epoch, score it, save, and return its report. ``on_step(done, of)`` follows the batches.
 
-        After a non-finite loss the weights are untouched by it, ``reason`` says what happened and nothing is
-        scored or saved. Raises RuntimeError when already finished.
+        A non-finite loss changes no weight: ``reason`` says what happened and nothing is scored or saved. Raises
+        RuntimeError when already finished.
         """
         if self.finished:
             raise RuntimeError("this trial is finished")
@@ -151,12 +114,9 @@ class Trial:
         result = train_epoch(
             self.network,
             self.optimizer,
-            self._images,
-            self._labels,
+            self.train,
             self.config,
             epoch,
-            self.dataset.mean,
-            self.dataset.std,
             step_with=self._step_with,
             on_step=on_step,
         )
@@ -175,7 +135,12 @@ class Trial:
         if result.regularization is not None:
             report[metrics.TRAIN_REGULARIZATION] = result.regularization
         start = time.perf_counter()
-        report |= self._classify(self.dataset.validation)
+        classified = classify(self.network, LabelledImages.of(self.dataset, self.dataset.validation))
+        report |= {
+            metrics.ACCURACY.ledger_name: classified.accuracy,
+            metrics.ACCURACY_ERROR: classified.standard_error,
+            metrics.LOSS.ledger_name: classified.loss,
+        }
         if self._is_scored(epoch + 1):
             self.report = self._faithfulness()
             report |= self.report.metrics()
@@ -196,7 +161,7 @@ class Trial:
         return [folder / name for name in (names.MODEL_FILE, names.MODEL_CONFIG_FILE, names.PER_IMAGE_FILE)]
 
     def inputs(self) -> list[dict[str, Any]]:
-        """The images that this trial uses, as :class:`study.ledger.DataInput` takes them; digests cover the split."""
+        """The images of this trial, as :class:`study.ledger.DataInput` takes them; digests cover the split."""
         data = self.config.data
         return [
             {
@@ -212,9 +177,9 @@ class Trial:
         ]
 
     def card(self) -> dict[str, Any]:
-        """What a reader of the weights needs: network, preprocessing, configuration, scores and their protocol."""
+        """What is needed to use the weights: network, preprocessing, configuration, scores and their protocol."""
         rows = min(_CHECK_IMAGES, len(self.dataset.validation.labels))
-        x = normalize(torch.as_tensor(self.dataset.validation.images[:rows]), self.dataset.mean, self.dataset.std)
+        x = LabelledImages.of(self.dataset, self.dataset.validation, rows).normalized()
         return {
             "network": self.config.network,
             "n_classes": self.dataset.n_classes,
@@ -236,31 +201,8 @@ class Trial:
         network.load_state_dict({k: v.cpu() for k, v in self.network.state_dict().items()})
         return network.eval()(x)
 
-    @torch.no_grad()
-    def _classify(self, split: Split) -> dict[str, float]:
-        """Top-1 accuracy (%), its standard error (pp) and mean cross-entropy (nats) over a whole split."""
-        self.network.eval()
-        try:
-            loss = torch.zeros((), device=self.device, dtype=torch.float64)
-            correct = torch.zeros((), device=self.device, dtype=torch.int64)
-            for start in range(0, len(split.labels), 500):
-                images = torch.as_tensor(split.images[start : start + 500]).to(self.device)
-                labels = torch.as_tensor(split.labels[start : start + 500]).to(self.device)
-                logits = self.network(normalize(images, self.dataset.mean, self.dataset.std))
-                loss += F.cross_entropy(logits.float(), labels, reduction="sum")
-                correct += (logits.argmax(1) == labels).sum()
-        finally:
-            self.network.train()
-        n = len(split.labels)
-        share = correct.item() / n
-        return {
-            metrics.ACCURACY.ledger_name: 100 * share,
-            metrics.ACCURACY_ERROR: 100 * math.sqrt(share * (1 - share) / n),
-            metrics.LOSS.ledger_name: loss.item() / n,
-        }
-
     def _faithfulness(self) -> FaithfulnessReport:
-        return score_network(self.network, self.dataset, self.config.evaluation, self.device)
+        return score_network(self.network, self.dataset, self.config.evaluation)
 
     def _save(self) -> None:
         header = {
@@ -278,31 +220,18 @@ class Trial:
 
     def _resume(self) -> None:
         if self._storage is not None:
-            self._storage.refresh(self._checkpoint)  # another machine may have gone on since this one had it
+            self._storage.refresh(self._checkpoint)  # another machine may have continued the trial since
         if not self._checkpoint.exists():
             return
         checkpoint = load_checkpoint(self._checkpoint)
-        try:
-            stored = TrialConfig.from_dict(checkpoint.header["config"])
-            data_fingerprint, history = checkpoint.header["data_fingerprint"], _reports(checkpoint.header["history"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ArtifactError(f"{self._checkpoint}: not a checkpoint of this program: {error}") from None
-        mine, theirs = self._comparable(self.config), self._comparable(stored)
-        if stored.epochs > self.config.epochs:
-            mine["epochs"], theirs["epochs"] = self.config.epochs, stored.epochs
-        if mine != theirs or data_fingerprint != self.dataset.fingerprint:
-            keys = [k for k in mine if mine[k] != theirs.get(k)] or ["data content"]
-            raise InputError(
-                f"{self._checkpoint}: belongs to another training (they differ in {', '.join(keys)}); "
-                "choose another folder"
-            )
+        history = stored_history(checkpoint, self.config, self.dataset.fingerprint)
         restore(checkpoint, self.network, self.optimizer)
         self.history = history
         if checkpoint.header.get("protocol") != self._protocol:
             self._forget_scores()
 
     def _forget_scores(self) -> None:
-        """Scores made under another protocol are not this training's: those of its last epoch are made again."""
+        """Drop scores made under another protocol; make those of the last epoch again where it is one to score."""
         self.history = [{k: v for k, v in r.items() if not metrics.is_score(k)} for r in self.history]
         if self._is_scored(self.epoch):
             self.report = self._faithfulness()
@@ -315,25 +244,3 @@ class Trial:
     @property
     def _protocol(self) -> str:
         return metrics.protocol_identity(self.config.evaluation.protocol)
-
-    @staticmethod
-    def _comparable(config: TrialConfig) -> dict[str, Any]:
-        """The same data may lie in another folder on another machine; its content is compared by itself.
-
-        A constant learning rate does not know the horizon: such a training may be continued to a later one.
-        """
-        values = config.to_dict()
-        if config.schedule == "constant":
-            del values["epochs"], values["rungs"]
-        return {**values, "data": {**values["data"], "source": ""}}
-
-
-def _reports(history: Any) -> list[dict[str, float]]:
-    """A checkpoint's history as it is: epochs 1, 2, ... Raises ValueError and its like for anything else."""
-    if not history or [report["epoch"] for report in history] != list(range(1, len(history) + 1)):
-        raise ValueError("its history is not one of epochs 1, 2, ...")
-    for report in history:
-        for name, value in report.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f"{name} is {value!r}, not a number")
-    return history

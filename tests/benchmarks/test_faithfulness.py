@@ -39,9 +39,7 @@ def test_our_table_is_the_evaluators() -> None:
     """The same five metrics as a whole evaluation gives, without its controls."""
     case = Case("tiny", 0.0)
     config = EvaluationConfig(methods=TABLE, images=None, batch_size=4)
-    report = evaluate_faithfulness(
-        case.network, case.images[:4], case.labels[:4], mean=case.mean, std=case.std, config=config, temperature=1.5
-    )
+    report = evaluate_faithfulness(case.network, case.images[:4], config, temperature=1.5)
     table = case.our_table(4)
     wanted = {f"{method}/{part}": v for method in TABLE for part, v in report.methods[method].parts.items()}
     assert table == pytest.approx(wanted, rel=1e-4, abs=1e-4)

@@ -12,6 +12,7 @@ from scipy import ndimage, stats
 from torch import Tensor, nn
 
 from study.config import EvaluationConfig
+from study.data.labelled import LabelledImages
 from study.faithfulness import evaluate_faithfulness
 from study.faithfulness.protocols import PROTOCOLS, Protocol
 from study.metrics import PARTS
@@ -106,7 +107,7 @@ def test_batched_float32_equals_slow_float64(protocol: str) -> None:
         shift, scale = (torch.tensor(v).double().view(1, 3, 1, 1) for v in (MEAN, STD))
         labels = slow.network((images.double() / 255 - shift) / scale).topk(N).indices.diagonal()
     config = EvaluationConfig(methods=("grad_cam", "xgrad_cam"), protocol=protocol, random_seed=5)
-    report = evaluate_faithfulness(network, images, labels, mean=MEAN, std=STD, config=config, temperature=1.0)
+    report = evaluate_faithfulness(network, LabelledImages(images, labels, MEAN, STD), config, temperature=1.0)
     for i in range(N):
         wanted = slow.parts(images[i], int(labels[i]))
         for part in PARTS:
@@ -127,7 +128,7 @@ def test_excesses_and_agreements_equal_slow_float64() -> None:
     images = (nn.functional.interpolate(coarse, size=(32, 32), mode="bicubic").clamp(0, 1) * 255).to(torch.uint8)
     labels = torch.tensor([1, 5, 2, 7])
     config = EvaluationConfig(methods=("grad_cam",), random_seed=5)
-    report = evaluate_faithfulness(network, images, labels, mean=MEAN, std=STD, config=config, temperature=temperature)
+    report = evaluate_faithfulness(network, LabelledImages(images, labels, MEAN, STD), config, temperature=temperature)
     slow = Reference(network, PROTOCOLS["paper"])
     with torch.no_grad():
         for parameter in slow.network.head.parameters():  # type: ignore[operator, union-attr]

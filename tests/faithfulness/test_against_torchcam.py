@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchcam.metrics import ClassificationMetric, DeletionInsertionMetric
 
 from study.config import EvaluationConfig
+from study.data.labelled import LabelledImages
 from study.faithfulness import evaluate_faithfulness
 from study.faithfulness.masking import gaussian_blur
 from study.faithfulness.protocols import PROTOCOLS
@@ -55,8 +56,8 @@ def network() -> nn.Module:
 @pytest.fixture(scope="module")
 def parts(network: nn.Module) -> dict[str, float]:
     config = EvaluationConfig(methods=("grad_cam",), images=None)
-    how = {"mean": (0, 0, 0), "std": (1, 1, 1), "config": config, "temperature": 1.0}
-    report = evaluate_faithfulness(network, IMAGES, LABELS, **how)
+    images = LabelledImages(IMAGES, LABELS, mean=(0, 0, 0), std=(1, 1, 1))
+    report = evaluate_faithfulness(network, images, config, temperature=1.0)
     assert report.methods["grad_cam"].undefined == 0
     return report.methods["grad_cam"].parts
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from study.config import EvaluationConfig
+from study.data.labelled import LabelledImages
 from study.faithfulness import FaithfulnessReport, evaluate_faithfulness
 from study.faithfulness.protocols import PROTOCOLS, Protocol
 
@@ -39,7 +40,7 @@ class MeanNet(nn.Module):
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> MeanNet:
     # So wide a Gaussian weighs its nine pixels alike; a step is one row, two pixels.
-    monkeypatch.setitem(PROTOCOLS, "paper", Protocol("paper", 2, "label", blur_kernel=3, blur_sigma=1e4, step_rows=1))
+    monkeypatch.setitem(PROTOCOLS, "paper", Protocol("paper", "label", blur_kernel=3, blur_sigma=1e4, step_rows=1))
     network = MeanNet()
     return network
 
@@ -47,9 +48,8 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> MeanNet:
 def scored(network: nn.Module, label: int) -> FaithfulnessReport:
     config = EvaluationConfig(methods=("grad_cam",))
     twice = IMAGE.expand(2, -1, -1, -1)  # the other image is the same one
-    return evaluate_faithfulness(
-        network, twice, torch.tensor([label, label]), mean=(0.0,), std=(1.0,), config=config, temperature=1.0
-    )
+    images = LabelledImages(twice, torch.tensor([label, label]), mean=(0.0,), std=(1.0,))
+    return evaluate_faithfulness(network, images, config, temperature=1.0)
 
 
 def test_the_class_that_the_pixels_speak_for(by_hand: MeanNet) -> None:

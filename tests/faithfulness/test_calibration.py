@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from study.data.labelled import LabelledImages
 from study.faithfulness.calibration import BOUNDS, at_temperature, calibrate, fit_temperature
 from study.networks import build
 
@@ -51,13 +52,12 @@ def test_constant_and_broken_logits() -> None:
 def test_the_scaled_network_is_calibrated_and_the_given_one_untouched() -> None:
     torch.manual_seed(0)
     network = build("tiny", 10).train()
-    images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8)
-    labels = torch.arange(40) % 10
-    how = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    pixels = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8)
+    images = LabelledImages(pixels, torch.arange(40) % 10, mean=(0.5,) * 3, std=(0.25,) * 3)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    t = calibrate(network, images, labels, **how)
+    t = calibrate(network, images)
     assert network.training and all(torch.equal(v, before[n]) for n, v in network.state_dict().items())
     scaled = at_temperature(network, t).eval()
-    x = (images.float() / 255 - 0.5) / 0.25
+    x = (pixels.float() / 255 - 0.5) / 0.25
     torch.testing.assert_close(scaled(x), network.eval()(x) / t)
-    assert calibrate(scaled, images, labels, **how) == pytest.approx(1, rel=1e-4)
+    assert calibrate(scaled, images) == pytest.approx(1, rel=1e-4)

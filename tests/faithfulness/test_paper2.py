@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from study.config import EvaluationConfig
+from study.data.labelled import LabelledImages
 from study.faithfulness import evaluate_faithfulness
 from study.faithfulness.batch import Batch, score_batch
 from study.faithfulness.masking import gaussian_blur, undefined_maps
@@ -81,9 +82,9 @@ def test_from_images_and_labels() -> None:
     cases = [case for case in CASES if case["what"] != "constant"]
     images, labels = images_and_labels(cases)
     config = EvaluationConfig(methods=("grad_cam",), protocol="paper", images=None)
-    report = evaluate_faithfulness(
-        Network(), images, labels, mean=FIXTURE["mean"], std=FIXTURE["std"], config=config, temperature=2.5
-    )  # the five metrics are those of the network as it is, whatever its temperature
+    labelled = LabelledImages(images, labels, FIXTURE["mean"], FIXTURE["std"])
+    # The five metrics are those of the network as it is, whatever its temperature.
+    report = evaluate_faithfulness(Network(), labelled, config, temperature=2.5)
     assert report.protocol == FIXTURE["protocol"]
     for part in PARTS:
         check(part, report.per_image[f"grad_cam/{part}"], cases)

@@ -14,6 +14,7 @@ from study.faithfulness import metrics
 from study.faithfulness.masking import blur_line, gaussian_blur, ranks, step_counts, undefined_maps, upsampled_masks
 from study.faithfulness.protocols import PROTOCOLS
 from study.metrics import PROTOCOLS as NAMES
+from study.metrics import protocol_identity
 
 
 def t(*values: float) -> torch.Tensor:
@@ -113,5 +114,5 @@ def test_blur_convolves_over_zeros(kernel: int) -> None:
 def test_protocols_have_their_names_and_steps() -> None:
     assert tuple(PROTOCOLS) == NAMES
     for name, protocol in PROTOCOLS.items():
-        assert protocol.identity == f"{name}/{protocol.version}"
+        assert protocol.name == name and protocol.identity == protocol_identity(name)
     assert step_counts(32 * 32, PROTOCOLS["paper"].step_pixels(32)) == [256, 512, 768]  # with both ends: four steps

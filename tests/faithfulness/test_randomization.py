@@ -12,6 +12,7 @@ from torch import nn
 
 from study.config import DataConfig, EvaluationConfig, TrialConfig
 from study.data import Dataset, open_dataset
+from study.data.labelled import LabelledImages
 from study.faithfulness import evaluate_faithfulness
 from study.faithfulness.randomization import cascade, rank_correlation, similarity_after_randomization
 from study.faithfulness.stand_ins import centre_maps, random_maps
@@ -60,9 +61,9 @@ def trained(dataset: Dataset, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     network = build("tiny", dataset.n_classes)
     optimizer = make_optimizer(network, config)
-    images, labels = torch.as_tensor(dataset.train.images), torch.as_tensor(dataset.train.labels)
+    images = LabelledImages.of(dataset, dataset.train)
     for epoch in range(config.epochs):
-        train_epoch(network, optimizer, images, labels, config, epoch, dataset.mean, dataset.std)
+        train_epoch(network, optimizer, images, config, epoch)
     return network
 
 
@@ -73,17 +74,14 @@ def test_a_trained_networks_maps_are_on_the_object(seed: int) -> None:
     """Objects sit at random places, so that neither chance nor the middle of the image finds them."""
     dataset = open_dataset(DataConfig(source="shapes", train_images=1500, validation_images=200))
     network = trained(dataset, seed)
-    validation = dataset.validation
-    assert validation.masks is not None
-    n = len(validation.labels)
+    images = LabelledImages.of(dataset, dataset.validation, with_masks=True)
+    assert images.masks_NHW is not None
+    n = len(images)
     baselines = {RANDOM_MAPS: random_maps(n, seed), CENTRE_MAPS: centre_maps(n)}
 
     def energy(of: nn.Module) -> dict[str, float]:
-        report = evaluate_faithfulness(
-            of, torch.as_tensor(validation.images), torch.as_tensor(validation.labels), mean=dataset.mean,
-            std=dataset.std, config=EvaluationConfig(methods=("grad_cam",), images=None, masking_images=2),
-            temperature=1.0, masks=torch.as_tensor(validation.masks), stand_ins=baselines,
-        )  # fmt: skip
+        config = EvaluationConfig(methods=("grad_cam",), images=None, masking_images=2)
+        report = evaluate_faithfulness(of, images, config, temperature=1.0, stand_ins=baselines)
         return {m: float(np.nanmean(report.per_image[f"{m}/energy_in_mask"])) for m in report.methods}
 
     found = energy(network)

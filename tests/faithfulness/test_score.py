@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from study.config import EvaluationConfig
+from study.data.labelled import LabelledImages
 from study.errors import InputError
 from study.faithfulness import FaithfulnessReport, evaluate_faithfulness
 from study.faithfulness.calibration import calibrate
@@ -60,10 +61,14 @@ def score(
 ) -> FaithfulnessReport:
     stand_ins = changes.pop("stand_ins", None)
     config = EvaluationConfig(images=None, **changes)  # type: ignore[arg-type]
+    labelled = LabelledImages(images, labels, MEAN, STD)
     return evaluate_faithfulness(
-        network, images, labels, mean=MEAN, std=STD, config=config, temperature=temperature,
+        network,
+        labelled,
+        config,
+        temperature=temperature,
         stand_ins=stand_ins,  # type: ignore[arg-type]
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +90,7 @@ def test_a_constant_network_is_worth_exactly_nothing(protocol: str) -> None:
     for metric in CANDIDATES:
         if metric.name != "masking_share":
             assert report.scores[metric.ledger_name] == 0.0, metric.name
-    assert report.faithfulness == 0.0 and report.undefined_share == 100
+    assert report.faithfulness == 0.0 and report.scores["val/undefined_share"] == 100
     assert "val/masking_share" not in report.metrics(), "a share of nothing is not a number"
     parts = report.methods["grad_cam"].parts
     assert parts["average_drop"] == parts["average_increase"] == parts["average_gain"] == 0
@@ -134,7 +139,7 @@ def test_confidence_buys_nothing(factor: float) -> None:
         for parameter in scaled.head.parameters():  # type: ignore[union-attr, operator]
             parameter.mul_(factor)
     reports = [
-        score(n, NOISE, LABELS, calibrate(n, NOISE, LABELS, mean=MEAN, std=STD), methods=CAMS)
+        score(n, NOISE, LABELS, calibrate(n, LabelledImages(NOISE, LABELS, MEAN, STD)), methods=CAMS)
         for n in (network, scaled)
     ]
     assert reports[1].temperature == pytest.approx(factor * reports[0].temperature, rel=1e-5)
@@ -172,7 +177,7 @@ def test_means_are_the_means_of_the_images(tiny: nn.Module) -> None:
     logged = report.metrics()
     assert logged["val/faithfulness"] == report.faithfulness
     assert logged[saliency_metric("grad_cam", "average_drop")] == report.methods["grad_cam"].parts["average_drop"]
-    assert logged["val/temperature"] == 1 and logged["val/undefined_share"] == report.undefined_share
+    assert logged["val/temperature"] == 1 and logged["val/undefined_share"] == report.scores["val/undefined_share"]
     assert report.faithfulness == pytest.approx(float(image_scores(report.per_image)["faithfulness"].mean()))
 
 
@@ -245,9 +250,9 @@ def test_every_method_and_stand_in_is_scored() -> None:
     masks[:, 8:20, 8:20] = True
     seen: list[tuple[int, int]] = []
     report = evaluate_faithfulness(
-        build("tiny", 10), images, torch.tensor([1, 2, 3]), mean=MEAN, std=STD, masks=masks, temperature=1.5,
+        build("tiny", 10), LabelledImages(images, torch.tensor([1, 2, 3]), MEAN, STD, masks),
+        EvaluationConfig(methods=tuple(METHODS), images=None, batch_size=2), temperature=1.5,
         stand_ins={"given": torch.rand(3, 5, 5)}, on_images=lambda done, of: seen.append((done, of)),
-        config=EvaluationConfig(methods=tuple(METHODS), images=None, batch_size=2),
     )  # fmt: skip
     assert report.methods.keys() == {*METHODS, "given"} and seen == [(2, 6), (3, 6), (5, 6), (6, 6)]
     for scores in report.methods.values():

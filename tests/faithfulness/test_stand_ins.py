@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from study.config import EvaluationConfig
+from study.data.labelled import LabelledImages
 from study.faithfulness import evaluate_faithfulness
 from study.faithfulness.deletion import random_halves, rank_agreement
 from study.faithfulness.masking import undefined_maps
@@ -17,10 +18,10 @@ from study.faithfulness.stand_ins import centre_maps, described, edge_energy, in
 from study.networks import build
 from study.saliency import saliency_maps
 
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 N = 10
 IMAGES = torch.randint(0, 256, (N, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
 LABELS = (torch.arange(N) * 3) % 10
+LABELLED = LabelledImages(IMAGES, LABELS, mean=(0.5,) * 3, std=(0.25,) * 3)
 X = (IMAGES.float() / 255 - 0.5) / 0.25
 METHODS = ("grad_cam", "xgrad_cam", "grad_cam_plus_plus")
 
@@ -33,9 +34,7 @@ def network() -> nn.Module:
 
 def made(network: nn.Module, other: nn.Module | None = None, **changes: object) -> dict[str, Tensor]:
     config = EvaluationConfig(**{"methods": METHODS, "batch_size": 4, **changes})  # type: ignore[arg-type]
-    return stand_in_maps(
-        network, IMAGES, LABELS, mean=MEAN, std=STD, config=config, temperature=2.0, other=other
-    )  # fmt: skip
+    return stand_in_maps(network, LABELLED, config, temperature=2.0, other=other)
 
 
 def test_one_map_an_image_and_distinct_methods_alone(network: nn.Module) -> None:
@@ -111,9 +110,7 @@ def test_the_evaluator_scores_them_and_what_must_be_nothing_is(network: nn.Modul
     maps = made(network, methods=("grad_cam",))
 
     def report_with(stand_ins: dict[str, Tensor]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        report = evaluate_faithfulness(
-            network, IMAGES, LABELS, mean=MEAN, std=STD, config=config, temperature=2.0, stand_ins=stand_ins
-        )
+        report = evaluate_faithfulness(network, LABELLED, config, temperature=2.0, stand_ins=stand_ins)
         return report.scores, report.per_image
 
     alone, _ = report_with({})

@@ -39,8 +39,8 @@ def report(n: int = 200, correct: int = 100, masked: int | None = None, **change
         columns[f"{name}/undefined"] = torch.arange(n) % 50 == 0
     columns[f"{metrics.REFERENCE_MAPS}/masking_excess"] += 200
     return report_of(
-        {**columns, **changes}, EvaluationConfig(methods=METHODS, images=n), protocol="paper/0", temperature=1.25,
-        distinct=distinct_methods(METHODS), stand_ins=STAND_INS, seconds=1.0,
+        {**columns, **changes}, EvaluationConfig(methods=METHODS, images=n), temperature=1.25,
+        stand_ins=STAND_INS, seconds=1.0,
     )  # fmt: skip
 
 

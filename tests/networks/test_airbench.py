@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from study.config import TrialConfig
+from study.data.labelled import LabelledImages
 from study.networks import build
 from study.networks.folding import folded
 from study.networks.initialization import fit
@@ -70,8 +71,9 @@ def test_training_moves_everything_but_the_filters(reg_weight: float) -> None:
     network = fitted(correlated()).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(network, config)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    images = torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8)
-    train_epoch(network, optimizer, images, torch.arange(16) % 10, config, 0, (0.5,) * 3, (0.25,) * 3)
+    pixels = torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8)
+    images = LabelledImages(pixels, torch.arange(16) % 10, (0.5,) * 3, (0.25,) * 3)
+    train_epoch(network, optimizer, images, config, 0)
     same = {name for name, p in network.named_parameters() if torch.equal(p, before[name])}
     assert same == {"whitening.weight"} and network.whitening.weight.grad is None
     assert network.whitening.weight not in optimizer.state

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from study.config import NETWORKS
 from study.errors import InputError
 from study.networks import build
-from study.networks.guided import guided_gradient, input_gradient, input_gradients
+from study.networks.guided import input_gradients
 from tests.networks.reference import reference_gradient
 
 
@@ -76,7 +76,7 @@ def test_hooks_on_relu_modules_do_guide_a_network_of_relu_modules() -> None:
     layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)]
     network = nn.Sequential(*layers)
     x, y = torch.randn(2, 3, 8, 8), torch.tensor([3, 4])
-    torch.testing.assert_close(hooked_on_relu_modules(network, x, y), guided_gradient(network, x, y))
+    torch.testing.assert_close(hooked_on_relu_modules(network, x, y), input_gradients(network, x, y)[1])
 
 
 def test_captum_returns_the_plain_gradient_of_mobilenet_v2() -> None:
@@ -94,24 +94,24 @@ def test_by_hand() -> None:
     network = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(2, 2, bias=False))
     network[2].weight = nn.Parameter(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
     x, y = torch.ones(1, 2, 1, 1), torch.tensor([0])
-    assert input_gradient(network, x, y).flatten().tolist() == [-1.0, 1.0]
-    assert guided_gradient(network, x, y).flatten().tolist() == [0.0, 1.0]
+    standard, guided = input_gradients(network, x, y)
+    assert standard.flatten().tolist() == [-1.0, 1.0]
+    assert guided.flatten().tolist() == [0.0, 1.0]
 
 
 def test_there_must_be_one_label_per_image() -> None:
     network, x = build("tiny", 10).eval(), torch.randn(3, 3, 32, 32)
     for labels in (torch.tensor([1]), torch.tensor([1, 2]), torch.tensor(1)):
         with pytest.raises(InputError, match="for 3 images; give one per image"):
-            input_gradient(network, x, labels)
+            input_gradients(network, x, labels)
 
 
 def test_nothing_else_is_touched() -> None:
     network, x, y = build("tiny", 10).eval(), torch.randn(2, 3, 32, 32), torch.tensor([1, 2])
     copied = x.clone()
     with torch.no_grad():
-        input_gradient(network, x, y)
-        gradient = guided_gradient(network, x, y)
-    assert gradient.shape == x.shape and not gradient.requires_grad
+        found = input_gradients(network, x, y)
+    assert all(gradient.shape == x.shape and not gradient.requires_grad for gradient in found)
     assert all(p.grad is None for p in network.parameters())
     assert torch.equal(x, copied) and not x.requires_grad and x.grad is None
 

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from benchmarks import stock
 from study.networks import build, guided
-from study.networks.guided import guided_gradient, input_gradient, record
+from study.networks.guided import input_gradients, record
 from study.networks.tape import Tape
+from study.networks.tracing import compile_present
 from study.training.regularizer import regularized_step
 
 
@@ -68,11 +69,11 @@ def test_a_guided_gradient_amid_a_regularized_step_changes_nothing() -> None:
         return found + list(tape.backward(v).values())
 
     expected = passes(lambda: None)
-    assert same(passes(lambda: guided_gradient(network, x[:2] + 1, torch.tensor([1, 0]))), expected)
+    assert same(passes(lambda: input_gradients(network, x[:2] + 1, torch.tensor([1, 0]))[1]), expected)
     network.eval()
     expected = passes(lambda: None)
     # In train mode the call in between moves the running statistics that the outer one was normalized with.
-    found = passes(lambda: guided_gradient(network.train(), x[:2] + 1, torch.tensor([1, 0])))
+    found = passes(lambda: input_gradients(network.train(), x[:2] + 1, torch.tensor([1, 0]))[1])
     assert same(found, expected)
 
 
@@ -101,11 +102,11 @@ def test_threads_on_one_network_and_on_several() -> None:
     for other, _, _ in others:
         other.eval()
     work = [(network, x, y), (network, x + 1, y), *others]
-    expected = [(input_gradient(*w), guided_gradient(*w)) for w in work]
+    expected = [input_gradients(*w) for w in work]
     found: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     def run(i: int) -> None:
-        found[i] = [(input_gradient(*work[i]), guided_gradient(*work[i])) for _ in range(8)]
+        found[i] = [input_gradients(*work[i]) for _ in range(8)]
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(len(work))]
     for thread in threads:
@@ -150,7 +151,7 @@ def test_a_call_runs_while_another_network_is_traced() -> None:
     network = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 2))
     x = torch.randn(1, 3, 4, 4)
     expected = record(network, x).pull(torch.ones(1, 2))
-    (program, *_) = guided._programs[network][1].values()
+    program = compile_present(network, "mine")
     found = []
 
     class RunsMeanwhile(nn.Module):
@@ -268,10 +269,10 @@ def test_under_every_grad_mode(mode: Callable[[], AbstractContextManager[None]])
     network, x, y = case()
     network.eval()
     for one in (network, nn.Sequential(nn.AvgPool2d(1), network)):  # torch differentiates an average pool itself
-        expected = guided_gradient(one, x, y)
+        expected = input_gradients(one, x, y)[1]
         with mode():
-            assert torch.equal(guided_gradient(one, x, y), expected)
-            assert torch.equal(guided_gradient(one, x + 0, y + 0), expected)
+            assert torch.equal(input_gradients(one, x, y)[1], expected)
+            assert torch.equal(input_gradients(one, x + 0, y + 0)[1], expected)
     assert all(p.grad is None for p in network.parameters())
 
 
@@ -289,7 +290,7 @@ def test_copies_and_pickles_are_networks_of_their_own() -> None:
 
 def test_programs_go_with_their_networks() -> None:
     network, x, y = case()
-    guided_gradient(network, x, y)
+    input_gradients(network, x, y)
     gone = weakref.ref(network)
     before = len(guided._programs)
     del network

@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 from study import config
 from study.errors import InputError
 from study.networks import build
-from study.networks.guided import guided_gradient, input_gradient, prove_coverage
+from study.networks.guided import input_gradients, prove_coverage
 from tests.networks.reference import reference_gradient
 
 
@@ -233,7 +233,7 @@ def pooled_context(x: Tensor) -> Tensor:
 def test_what_is_accepted_has_the_gradients_of_the_reference(act: nn.Module) -> None:
     network = Net(10, act).double().eval()
     x, y = torch.randn(2, 3, 12, 12, dtype=torch.float64), torch.tensor([3, 7])
-    for clamp, found in ((False, input_gradient(network, x, y)), (True, guided_gradient(network, x, y))):
+    for clamp, found in zip((False, True), input_gradients(network, x, y), strict=True):
         torch.testing.assert_close(found, reference_gradient(network, x, y, clamp=clamp), rtol=1e-9, atol=1e-12)
 
 
@@ -254,7 +254,7 @@ def test_a_layer_that_is_exchanged_is_seen() -> None:
     prove_coverage(network, "mine")
     network.act = nn.SiLU()
     with pytest.raises(InputError, match=r"layer act \(SiLU\)"):
-        guided_gradient(network, torch.randn(1, 3, 8, 8), torch.tensor([1]))
+        input_gradients(network, torch.randn(1, 3, 8, 8), torch.tensor([1]))
 
 
 def test_a_layer_that_takes_the_place_of_a_deleted_one_is_seen() -> None:
@@ -292,12 +292,12 @@ def test_each_layer_runs_in_its_own_mode(frozen: bool) -> None:
     """A part in eval mode within a network in train mode, and the other way around."""
     network = nn.Sequential(nn.Flatten(), DropsInTraining(), nn.Linear(12, 3)).train(frozen)
     x, y = torch.randn(2, 3, 2, 2), torch.tensor([0, 1])
-    whole = input_gradient(network, x, y)
+    whole = input_gradients(network, x, y)[0]
     network[1].train(not frozen)
-    assert (input_gradient(network, x, y).norm() > 0) == frozen
+    assert (input_gradients(network, x, y)[0].norm() > 0) == frozen
     assert (whole.norm() > 0) != frozen
     network[1].train(frozen)
-    assert torch.equal(input_gradient(network, x, y), whole)
+    assert torch.equal(input_gradients(network, x, y)[0], whole)
 
 
 def swish_network(n_classes: int) -> nn.Module:
@@ -333,7 +333,7 @@ def test_torchvision_networks_are_covered_and_exact(name: str) -> None:
     network = torchvision_network(name).double().eval()
     side = {"alexnet": 64, "inception_v3": 80}.get(name, 40)
     x, y = torch.randn(1, 3, side, side, dtype=torch.float64), torch.tensor([3])
-    standard, guided_NCHW = input_gradient(network, x, y), guided_gradient(network, x, y)
+    standard, guided_NCHW = input_gradients(network, x, y)
     for found, clamp in ((standard, False), (guided_NCHW, True)):
         expected = reference_gradient(network, x, y, clamp=clamp)
         torch.testing.assert_close(found / expected.norm(), expected / expected.norm(), rtol=1e-9, atol=1e-12)

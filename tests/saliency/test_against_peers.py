@@ -17,7 +17,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from study.networks import build
-from study.saliency import PixelOptions, attributions, saliency_maps
+from study.saliency import REGISTRY, PixelOptions, saliency_maps
+from study.saliency.pixel import IntegratedGradients, SmoothGrad
 
 X = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 Y = torch.tensor([3, 0, 7])
@@ -142,11 +143,12 @@ def test_captum_gradients(method: str) -> None:
         "gradient_times_input": lambda: captum.attr.InputXGradient(network).attribute(leaf, target=Y),
         "guided_backprop": lambda: captum.attr.GuidedBackprop(network).attribute(leaf, target=Y),
     }[method]()
-    torch.testing.assert_close(attributions(network, X, Y, method), expected.detach(), rtol=1e-4, atol=1e-6)
+    found = REGISTRY[method].attribution(network, X, Y, PixelOptions())
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-6)
 
 
 def test_captum_integrated_gradients(network: nn.Module) -> None:
-    ours = attributions(network, X, Y, "integrated_gradients", PixelOptions(steps=20))
+    ours = IntegratedGradients().attribution(network, X, Y, PixelOptions(steps=20))
     peer = captum.attr.IntegratedGradients(network)
     expected = peer.attribute(X, baselines=0, target=Y, n_steps=20, method="riemann_middle")
     torch.testing.assert_close(ours, expected.float(), rtol=1e-3, atol=1e-5)
@@ -159,5 +161,10 @@ def test_captum_smoothgrad_on_the_same_noise(network: nn.Module, monkeypatch: py
     monkeypatch.setattr(torch, "normal", lambda mean, std, **more: drawn)
     tunnel = captum.attr.NoiseTunnel(captum.attr.Saliency(network))
     expected = tunnel.attribute(X, nt_type="smoothgrad", nt_samples=4, stdevs=0.3, target=Y, abs=False)
-    found = attributions(network, X, Y, "smoothgrad", noise_SNCHW=noise)
+
+    class SameNoise(SmoothGrad):
+        def noise(self, x_NCHW: Tensor, options: PixelOptions) -> Tensor:
+            return noise
+
+    found = SameNoise().attribution(network, X, Y, PixelOptions())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)

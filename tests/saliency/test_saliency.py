@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from study.errors import InputError
 from study.metrics import METHODS
 from study.networks import build
-from study.saliency import PixelOptions, attributions, distinct_methods, evaluating, saliency_maps
-from study.saliency import maps as maps_module
-from study.saliency.pixel import PIXEL_METHODS, logit_gradient
+from study.networks.state import evaluating
+from study.saliency import REGISTRY, PixelOptions, distinct_methods, perturbation, saliency_maps
+from study.saliency.pixel import IntegratedGradients, PixelMethod, SmoothGrad, logit_gradient
 
 
 class Net(nn.Module):
@@ -42,6 +42,7 @@ X = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 Y = torch.tensor([0, 1, 2, 3, 1])
 
 
+PIXEL_METHODS = [name for name, method in REGISTRY.items() if isinstance(method, PixelMethod)]
 CAMS = [m for m in METHODS if m not in PIXEL_METHODS]
 
 
@@ -133,7 +134,7 @@ def test_chunks_of_perturbations_change_nothing(net: Net, together: int, monkeyp
         return saliency_maps(net, X, Y, ["score_cam", "ablation_cam"], head=lambda a: net.head(a.mean((2, 3)))).maps
 
     whole = maps()
-    monkeypatch.setattr(maps_module, "TOGETHER", together)
+    monkeypatch.setattr(perturbation, "TOGETHER", together)
     for method, found in maps().items():
         torch.testing.assert_close(found, whole[method], rtol=1e-5, atol=1e-7)
 
@@ -156,15 +157,15 @@ def test_score_cams_memory_does_not_grow_with_the_batch(net: Net, n: int) -> Non
     net.register_forward_pre_hook(lambda m, inputs: seen.append(len(inputs[0])))
     x = torch.randn(n, 3, 8, 8)
     saliency_maps(net, x, torch.zeros(n, dtype=torch.int64), ["score_cam"], inference=net)
-    assert max(seen) <= maps_module.TOGETHER and sum(seen) <= 1 + 5 * n
-    assert n < 40 or max(seen) == maps_module.TOGETHER
+    assert max(seen) <= perturbation.TOGETHER and sum(seen) <= 1 + 5 * n
+    assert n < 40 or max(seen) == perturbation.TOGETHER
 
 
 def test_integrated_gradients_are_complete(net: Net) -> None:
     """Sundararajan et al. 2017, axiom: they add up to the logit's difference to the zero image."""
     net.double().eval()
     x = X.double()
-    found = attributions(net, x, Y, "integrated_gradients", PixelOptions(steps=2000)).sum((1, 2, 3))
+    found = IntegratedGradients().attribution(net, x, Y, PixelOptions(steps=2000)).sum((1, 2, 3))
     expected = (net(x) - net(torch.zeros_like(x)))[torch.arange(len(Y)), Y]
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
@@ -182,17 +183,16 @@ def test_pixel_maps_are_magnitudes_of_attributions(net: Net) -> None:
 
 def test_smoothgrad_does_not_depend_on_the_batch_and_becomes_the_gradient(net: Net) -> None:
     net.eval()
-    whole = attributions(net, X, Y, "smoothgrad", PixelOptions(samples=3))
-    torch.testing.assert_close(attributions(net, X[2:3], Y[2:3], "smoothgrad", PixelOptions(samples=3)), whole[2:3])
-    quiet = attributions(net, X, Y, "smoothgrad", PixelOptions(samples=3, noise=0.0))
+    method, options = SmoothGrad(), PixelOptions(samples=3)
+    whole = method.attribution(net, X, Y, options)
+    torch.testing.assert_close(method.attribution(net, X[2:3], Y[2:3], options), whole[2:3])
+    quiet = method.attribution(net, X, Y, PixelOptions(samples=3, noise=0.0))
     torch.testing.assert_close(quiet, logit_gradient(net, X, Y))
 
 
 def test_unknown_methods_are_refused(net: Net) -> None:
     with pytest.raises(InputError, match="evaluation.methods: unknown value 'x_ray_cam'; choose one of grad_cam"):
         saliency_maps(net, X, Y, ["x_ray_cam"])
-    with pytest.raises(InputError, match="'grad_cam' is no pixel method"):
-        attributions(net, X, Y, "grad_cam")
 
 
 def test_nothing_is_left_changed(net: Net) -> None:
@@ -203,13 +203,6 @@ def test_nothing_is_left_changed(net: Net) -> None:
     assert net.training and not net.body[2].training
     assert all(p.grad is None for p in net.parameters())
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
-
-
-def test_modes_come_back_after_an_exception(net: Net) -> None:
-    net.train()
-    with pytest.raises(ZeroDivisionError), evaluating(net):
-        _ = 1 / int(net.training)  # raises only because the network is in eval mode inside
-    assert net.training
 
 
 def test_a_map_without_places_is_refused() -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from study.config import TrialConfig
 from study.data.augment import normalize
+from study.data.labelled import LabelledImages
 from study.errors import InputError
 from study.networks import build
 from study.training.checkpoint import load_checkpoint, restore, save_checkpoint
@@ -42,8 +43,8 @@ def new(config: TrialConfig) -> tuple[nn.Module, torch.optim.SGD]:
 def train(
     network: nn.Module, optimizer: torch.optim.SGD, config: TrialConfig, epochs: range, **options: Any
 ) -> list[EpochResult]:
-    data = images()
-    return [train_epoch(network, optimizer, *data, config, epoch, MEAN, STD, **options) for epoch in epochs]
+    data = LabelledImages(*images(), MEAN, STD)
+    return [train_epoch(network, optimizer, data, config, epoch, **options) for epoch in epochs]
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -381,10 +382,10 @@ def test_reduced_precision_trains(amp: str, reg_weight: float) -> None:
 
 def test_arguments_that_do_not_fit_are_refused() -> None:
     network, optimizer = new(PLAIN)
-    x, y = images()
+    data = LabelledImages(*images(), MEAN, STD)
     with pytest.raises(InputError, match="no training images"):
-        train_epoch(network, optimizer, x[:0], y[:0], PLAIN, 0, MEAN, STD)
+        train_epoch(network, optimizer, data[:0], PLAIN, 0)
     with pytest.raises(ValueError, match="labels of shape"):
-        train_epoch(network, optimizer, x, y[:3], PLAIN, 0, MEAN, STD)
+        train_epoch(network, optimizer, dataclasses.replace(data, labels_N=data.labels_N[:3]), PLAIN, 0)
     with pytest.raises(ValueError, match="epoch 4"):
-        train_epoch(network, optimizer, x, y, PLAIN, 4, MEAN, STD)
+        train_epoch(network, optimizer, data, PLAIN, 4)

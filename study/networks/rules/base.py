@@ -79,11 +79,13 @@ class Pull:
 class Rule:
     """One operation. Rules hold no state: all of it is in the :class:`Cell`."""
 
-    #: The output is newly allocated, not a view of an input, and ``pull``, ``push`` and ``backward`` return gradients
-    #: that nobody else holds.
+    #: The output is newly allocated, not a view of an input, and so are the gradients that ``pull``, ``push`` and
+    #: ``backward`` return.
     fresh = True
-    #: The rule reads its output again: whoever comes after must not overwrite it.
+    #: The rule reads its output again: no later operation may overwrite it.
     keeps_output = False
+    #: Of functions and methods: the rule calls the operation itself, ``cell.kept["apply"]``.
+    applies = False
 
     def forward(self, cell: Cell, *inputs: Tensor, reuse: bool = False) -> Tensor:
         """Value; ``reuse``: the first input may be overwritten with it."""

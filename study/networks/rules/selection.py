@@ -39,7 +39,7 @@ class MaxPool(Rule):
         return (torch.ops.aten.max_pool2d_with_indices_backward(g, x, *self._arguments, places),)
 
     def push(self, cell: Cell, *u: Tensor, own: bool = False) -> Tensor:
-        """The direction at the selected places."""
+        """The direction's entries at the selected places."""
         places = cell.kept["places"].movedim(1, -1)
         taken = u[0].movedim(1, -1).flatten(1, 2).gather(1, places.flatten(1, 2))
         return taken.view(places.shape).movedim(-1, 1)

@@ -30,9 +30,10 @@ def _sum(first: Tensor, second: Tensor, *, own: bool) -> Tensor:
 
 
 class Shift(Rule):
-    """A tensor plus or minus a number: nothing happens to gradients and directions."""
+    """A tensor plus or minus a number: gradients and directions pass unchanged."""
 
     fresh = False
+    applies = True
 
     def forward(self, cell: Cell, *inputs: Tensor, reuse: bool = False) -> Tensor:
         """Any shape."""
@@ -55,6 +56,7 @@ class LinearOperation(Rule):
     """
 
     fresh = False  # views are among them
+    applies = True
 
     def forward(self, cell: Cell, *inputs: Tensor, reuse: bool = False) -> Tensor:
         """Whatever the operation makes of its tensors."""

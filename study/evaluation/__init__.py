@@ -1,0 +1,1 @@
+"""Networks that a user names, opened, scored and written down: what ``study.evaluate`` does."""
