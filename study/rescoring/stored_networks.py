@@ -59,7 +59,7 @@ class NetworkOpener:
     def _complete(self, record: TrialRecord, folder: Path) -> StoredNetwork:
         try:
             network, card = self._downloaded(record)
-        except InputError as error:
+        except (ArtifactError, InputError) as error:  # InputError: a network that this version does not have
             if not (folder / names.MODEL_CONFIG_FILE).exists():
                 raise ArtifactError(
                     f"trial {record.trial} is complete and its network cannot be had: {error}; bring it back, or "
@@ -72,8 +72,8 @@ class NetworkOpener:
         with tempfile.TemporaryDirectory() as folder:
             for file in (names.MODEL_FILE, names.MODEL_CONFIG_FILE):
                 artifact = f"{names.CHECKPOINT_ARTIFACTS}/{file}"
-                self._ledger.download(record.run_id, artifact, Path(folder))
-            return load_model(Path(folder) / names.CHECKPOINT_ARTIFACTS)
+                downloaded = self._ledger.download(record.run_id, artifact, Path(folder))
+            return load_model(downloaded.parent)
 
     def _unfinished(self, record: TrialRecord, file: Path) -> StoredNetwork | None:
         self._storage.pull(file)

@@ -175,6 +175,12 @@ def test_what_other_studies_gave_before_is_forgotten(old: Old) -> None:
     assert optuna.load_study(study_name="k", storage=url).user_attrs == {"kept": "yes", "protocol": NOW}
 
 
+def test_a_network_of_which_only_the_ledger_has_a_copy_is_scored(old: Old) -> None:
+    shutil.rmtree(trial_folder(old.storage, "k", 1))
+    assert rescore.main(["k", *old.options]) == 0
+    assert [r.protocol for r in old.ledger.trials()[:2]] == [NOW, NOW]
+
+
 def test_a_complete_network_that_is_gone_stops_it_in_a_line(old: Old) -> None:
     shutil.rmtree(old.storage.local / "k" / "artifacts")
     shutil.rmtree(trial_folder(old.storage, "k", 1))
