@@ -178,7 +178,7 @@ def _conclude(args: argparse.Namespace, request: Request, search: Search) -> int
     counts, front, left = search.counts(), search.front(), search.remaining()
     parts = [f"{counts[s]} {s}" for s in (names.STOPPED, names.FAILED, names.RUNNING) if counts[s]]
     print(f"front ({len(front)} of {sum(counts.values())} trials{''.join(', ' + p for p in parts)}):")
-    for number, point, values in sorted(front, key=lambda item: -item[2][0]):
+    for number, point, values in sorted(front, key=lambda item: -request.spec.targets[0].sign * item[2][0]):
         scores = "  ".join(f"{m.name} {v:.4g}" for m, v in zip(request.spec.targets, values, strict=True))
         where = "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in point.items())
         print(f"  {scores}   {where}   trial {number}")

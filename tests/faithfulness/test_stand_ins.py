@@ -47,6 +47,12 @@ def test_one_map_an_image_and_distinct_methods_alone(network: nn.Module) -> None
     assert "other_network" not in made(network)
 
 
+def test_a_method_that_repeats_another_may_come_first(network: nn.Module) -> None:
+    expected = made(network)
+    for name, maps in made(network, methods=("xgrad_cam", "grad_cam", "grad_cam_plus_plus")).items():
+        torch.testing.assert_close(maps, expected[name], msg=name)
+
+
 def test_the_network_and_the_random_state_stay_as_they_were(network: nn.Module) -> None:
     before, state = [p.clone() for p in network.parameters()], torch.get_rng_state()
     made(network)
