@@ -58,6 +58,7 @@ def start(name: str, command: Sequence[str]) -> bool:
 
 
 def running(name: str) -> bool:
+    """Whether a session of the study holds its lock on this machine."""
     try:
         with (folder_of(name) / "lock").open("r") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -42,7 +42,7 @@ class NetworkOpener:
     def network(self, record: TrialRecord) -> StoredNetwork | None:
         """A trial's network; None where it is not complete and its checkpoint is of an epoch without scores.
 
-        Raises :class:`InputError` where the network of a complete trial is missing.
+        Raises :class:`ArtifactError` where the network of a complete trial is missing.
         """
         folder = trial_folder(self._storage, self._ledger.study, record.trial)
         if record.state == names.COMPLETE:

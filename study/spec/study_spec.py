@@ -148,10 +148,12 @@ class StudySpec(Strict):
 
     @property
     def data_config(self) -> DataConfig:
+        """The images of every trial."""
         return DataConfig(**self.data)
 
     @property
     def evaluation_config(self) -> EvaluationConfig:
+        """How every trial is scored."""
         return EvaluationConfig(**self.evaluation)
 
     @property
