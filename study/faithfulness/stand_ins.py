@@ -47,10 +47,10 @@ def stand_in_maps(
 
     ``random`` cells; a Gaussian in the ``centre``; ``edges``, the image's own; ``another_image``'s map;
     ``inverse_METHOD`` of every distinct method; the map of a ``randomized_network``, whose layers are all drawn anew;
-    and that of the ``other_network``, where ``other`` is given. The single maps are of the first distinct method
-    of ``config``, and explain the class that the protocol asks of ``network``. ``images`` and ``temperature`` are those that the
-    evaluator takes. Networks work on ``config.batch_size`` images at a time; the maps stay as small as their methods
-    make them.
+    and that of the ``other_network``, where ``other`` is given. The single maps are of the first distinct method of
+    ``config``, and explain the class that the protocol asks of ``network``. ``images`` and ``temperature`` are those
+    that the evaluator takes. Networks work on ``config.batch_size`` images at a time; the maps stay as small as their
+    methods make them.
     """
     n, device = len(images), device_of(network)
     methods = distinct_methods(config.methods)
