@@ -104,7 +104,7 @@ class Capacity:
     def at_once(self) -> int:
         """How many trials will run at once, with everything rented.
 
-        Raises :class:`InsufficientResourcesError` where a trial asks for more than all nodes have.
+        Raises :class:`InsufficientResourcesError` where a trial fits on no node: Ray would wait for one for ever.
         """
         if at_once := max(self.now, self._most):
             return at_once
@@ -117,7 +117,12 @@ class Capacity:
                     key=f"resources.{kind.lower()}s",
                     resource=kind,
                 )
-        return 1
+        raise InsufficientResourcesError(
+            f"a trial asks for {self._resources.cpus:g} CPUs and {self._resources.gpus:g} GPUs, and no single machine "
+            "of the cluster has both; lower them in the specification or join another cluster with --address",
+            key="resources",
+            resource="CPU",
+        )
 
     def resources_present(self) -> dict[str, float]:
         """CPUs, GPUs and what else the nodes that are there have, all together."""

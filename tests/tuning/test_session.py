@@ -53,6 +53,16 @@ def test_more_than_the_cluster_has_is_refused(
         Capacity(resources).at_once()
 
 
+def test_a_trial_that_fits_on_no_single_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All machines together have enough; Ray would wait for one that has it alone."""
+    monkeypatch.setattr(capacity, "present", lambda: [{"CPU": 3.0}, {"CPU": 3.0, "GPU": 1.0}])
+    monkeypatch.setattr(capacity, "promised", list)
+    for resources in (Resources(cpus=4), Resources(cpus=4, gpus=1)):
+        with pytest.raises(InsufficientResourcesError, match="no single machine of the cluster has both") as caught:
+            Capacity(resources).at_once()
+        assert caught.value.key == "resources"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("cluster", "missing"), [({"CPU": 1.0, "GPU": 8.0}, "CPU"), ({"CPU": 64.0}, "GPU")])
 def test_only_a_missing_gpu_is_read_as_no_gpu(
