@@ -179,10 +179,9 @@ def falls(rows: Sequence[Row]) -> str:
 def nothing_learned(rows: Sequence[Row]) -> str:
     """Means over seeds with 95 % intervals; two one-sided tests of A within the margin."""
     body = []
-    samples = [(f"{state}{s.name}", (f"{state}{s.name}",)) for s in SAMPLES for state in ("untrained", "collapsed")]
-    samples += [(f"{group}, both samples", (group, f"{group}, again")) for group in ("untrained", "collapsed")]
-    for group, groups in (*samples, ("shuffled", ("shuffled",))):
-        of = [r for r in rows if r["group"] in groups]
+    samples = [f"{state}{sample.name}" for sample in SAMPLES for state in ("untrained", "collapsed")]
+    for group in (*samples, "shuffled"):
+        of = [r for r in rows if r["group"] == group]
         if len(of) < 2:
             continue
         for name, c, prefix in (("A, calibrated", "A", ""), ("A, T = 1", "A", "T1/"), ("C", "C", ""), ("D", "D", "")):
