@@ -50,8 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     study = load_study(ledger, cache_folder(storage, args.study))
     learned = comparable(study)
     found, effects = importance(study, learned), lambda_effects(study, learned)
-    print_importance(study, found)
-    print_effects(effects)
     out: Path = args.out or storage.local / args.study / "analysis"
     Storage(out).check_writable()
     written = []
@@ -59,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         written += draw_importance(study, found, out / "importance")
     if any(e.levels for e in effects):
         written += draw_effects(study, effects, out / "lambda")
+    print_importance(study, found)
+    print_effects(effects)
     if args.json:
         print(json.dumps(as_json(found, effects)))
     print(f"results  {'  '.join(str(f) for f in written) or 'none: see above'}", file=sys.stderr)

@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     curves = load_curves(ledger, study, cache)
     front = find_front(study)
     out = args.out or storage.local / args.study / "analysis"
+    written = write_files(study, curves, front, out)  # first: whoever reads the lines may stop reading
     print_front(study, front)
-    written = write_files(study, curves, front, out)
     pairs = find_twins(study, front.mask)
     if any(pair.plain is not None for pair in pairs):
         report_twins(ledger, study, pairs)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from study.errors import InputError, StudyError, one_line
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_CLOSED_PIPE = 141  # as a shell shows a program that SIGPIPE ended
 
 _POSITIONAL = ("spec", "study", "folder")  # arguments that are named by their place
 
@@ -43,13 +46,29 @@ def expanded(text: str | Path, option: str) -> Path:
 def run_command(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
     """Run a command's ``main`` and turn a :class:`StudyError` into one line on stderr and exit code 2.
 
-    Anything else that is raised is a defect of this program and keeps its traceback.
+    Where nobody reads the output any more (``| head``), the command ends without a word. Anything else that is raised
+    is a defect of this program and keeps its traceback.
     """
     try:
-        return main(argv) or 0
+        try:
+            return main(argv) or 0
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe is noticed, and not when Python ends
+    except BrokenPipeError:
+        if not _is_closed_pipe(sys.stdout.fileno()):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what is flushed when Python ends
+        return EXIT_CLOSED_PIPE
     except StudyError as error:
         print("error: " + one_line(str(error)), file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted: type the same command again to continue", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _is_closed_pipe(descriptor: int) -> bool:
+    """Whether a pipe's reader has gone. A broken connection to a server raises the same error."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

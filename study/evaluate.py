@@ -88,12 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     reports = [score(network, other, images[:n], config) for network, other in zip(networks, others, strict=True)]
     out.mkdir(parents=True, exist_ok=True)
     lines = _table(args, networks, reports, images, methods)
-    print("\n".join(lines))
     (out / "table.txt").write_text("\n".join(lines) + "\n")
     write(out, args.split, networks, reports)
     if gallery:
         by_title = {network.title: network.network for network in networks}
         draw_networks(out / "gallery.png", by_title, images[gallery], dataset.classes, methods)
+    print("\n".join(lines))
     print(f"results  {out}", file=sys.stderr)
     print(f"next     look at {out / 'gallery.png' if gallery else out / 'table.txt'}", file=sys.stderr)
     return 0

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from study.command import EXIT_BAD_INPUT, run_command
+from study.command import EXIT_BAD_INPUT, EXIT_CLOSED_PIPE, run_command
 from study.errors import ArtifactError, InputError, LedgerError, StorageError, StudyError, UnavailableError
 from study.spec.study_spec import load_spec
 from study.storage.atomic import write_atomically
@@ -67,3 +69,25 @@ def test_every_kind_is_one_line_and_exit_2(kind: type[StudyError], capsys: pytes
 
     assert run_command(main, []) == EXIT_BAD_INPUT
     assert capsys.readouterr().err == "error: place: what is wrong and what to do\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["at the end", "while it prints"])
+def test_a_command_whose_reader_has_gone_ends_without_a_word(unbuffered: str) -> None:
+    """``COMMAND | head -0``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = "import sys; from study.command import run_command; sys.exit(run_command(lambda argv: print('a front')))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE, cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered}, check=False,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (EXIT_CLOSED_PIPE, b"")
+
+
+def test_a_server_that_hangs_up_is_no_closed_pipe() -> None:
+    def main(argv: object) -> int:
+        raise BrokenPipeError("the server has gone")
+
+    with pytest.raises(BrokenPipeError):
+        run_command(main)

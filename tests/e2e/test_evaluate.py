@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from pyarrow import parquet
 
 from study import metrics, names
+from study.command import EXIT_CLOSED_PIPE
 from study.faithfulness.protocols import PROTOCOLS
-from tests.e2e.test_study import run
+from tests.e2e.test_study import environment, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 TRAIN = ["study.train", "--network", "tiny", "--epochs", "2", "--train-images", "400", "--validation-images", "100",
@@ -55,6 +59,21 @@ def test_two_networks(folder: Path) -> None:
         first["methods"]["other_network"]["candidates"]["deletion_agreement"]
     )
     assert (out / "table.txt").read_text() in done.stdout
+
+
+def test_a_closed_pipe_costs_no_file(folder: Path) -> None:
+    """As with ``| head``: what was measured is written before it is printed."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = ["study.evaluate", "plain", "--images", "10", "--methods", "grad_cam", "--gallery", "0", "--out", "piped"]
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=folder, env=environment(folder), stdout=writing, stderr=subprocess.PIPE,
+        text=True, timeout=300, check=False,
+    )  # fmt: skip
+    os.close(writing)
+    assert done.returncode == EXIT_CLOSED_PIPE and "Traceback" not in done.stderr, done.stderr
+    written = {file.name for file in (folder / "piped").iterdir()}
+    assert written >= {"table.txt", "evaluation.json", "per_image_0.parquet", "gallery.png"}
 
 
 def test_a_card_without_temperature_gets_one_and_no_scored_image_helps(folder: Path) -> None:
