@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from study.command import Parser, expanded, refuse_empty, run_command
 from study.errors import InputError
 from study.storage.atomic import replacing
-from study.storage.storage import DEFAULT_STORAGE
+from study.storage.storage import DEFAULT_STORAGE, location_options
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -189,9 +189,8 @@ def ledger_from(args: argparse.Namespace) -> tuple[Ledger, Storage]:
 
 
 def repeated_options(args: argparse.Namespace) -> str:
-    """The options that the next command needs too, as typed."""
-    options = f" --storage {args.storage}" if args.storage != DEFAULT_STORAGE else ""
-    return options + (f" --tracking-uri {args.tracking_uri}" if args.tracking_uri else "")
+    """The options that the next command needs too."""
+    return location_options(args.storage, args.tracking_uri)
 
 
 def _identity(ledger: Ledger, parent: str) -> dict[str, Any]:

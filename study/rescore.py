@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from study import names
 from study.command import Parser, refuse_empty, run_command
 from study.errors import ArtifactError, StorageError, UnavailableError
-from study.storage.storage import DEFAULT_STORAGE, Storage, check_study_name
+from study.storage.storage import DEFAULT_STORAGE, Storage, check_study_name, location_options
 
 if TYPE_CHECKING:
     from study.ledger import Ledger
@@ -74,8 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"study {args.study}: {len(todo)} trials are scored under {spec.protocol} now, under {before} before"
         + (f"; {lost} of them have no stored network and keep no score" if lost else "")
     )
-    options = f" --storage {args.storage}" if args.storage != DEFAULT_STORAGE else ""
-    options += f" --tracking-uri {args.tracking_uri}" if args.tracking_uri else ""
+    options = location_options(args.storage, args.tracking_uri)
     print(f"next     python -m analysis.pareto {args.study}{options}", file=sys.stderr)
     return 0
 

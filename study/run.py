@@ -15,7 +15,7 @@ from study.command import EXIT_BAD_INPUT, EXIT_INTERRUPTED, Parser, refuse_empty
 from study.errors import InputError, InsufficientResourcesError
 from study.spec.eligible import empty_line, reasons_line
 from study.spec.study_spec import StudySpec, load_spec, parse_duration
-from study.storage.storage import DEFAULT_STORAGE, Storage, check_study_name
+from study.storage.storage import DEFAULT_STORAGE, Storage, check_study_name, location_options
 
 if TYPE_CHECKING:
     from study.search.search import Search
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         name=name,
         storage=storage,
         command=command,
-        options=_options(args),
+        options=location_options(args.storage, args.tracking_uri),
         tracking_uri=args.tracking_uri,
         address=args.address,
         in_cluster=on_cluster_machine(),
@@ -151,12 +151,6 @@ def _check_replicates(args: argparse.Namespace, spec: StudySpec) -> None:
         raise InputError("--replicates: this study searches the seed itself; leave 'seed' out of its space")
 
 
-def _options(args: argparse.Namespace) -> str:
-    """The options by which the next command finds the study, as typed."""
-    options = f" --storage {args.storage}" if args.storage != DEFAULT_STORAGE else ""
-    return options + (f" --tracking-uri {args.tracking_uri}" if args.tracking_uri else "")
-
-
 def _run(args: argparse.Namespace, request: Request) -> int:
     if request.spec.resources.gpus == 0:  # a cluster without GPUs is refused before a large data set is fetched
         from study.tuning.request import open_data
@@ -187,7 +181,8 @@ def _conclude(args: argparse.Namespace, request: Request, search: Search) -> int
         print(f"  empty: {empty_line(outside)}")
     elif outside:
         print(f"  {reasons_line(outside)}")
-    ui = "make ui" if args.storage == DEFAULT_STORAGE else f"python -m study.ui --storage {request.storage.local}"
+    own = shlex.quote(str(request.storage.local))
+    ui = "make ui" if args.storage == DEFAULT_STORAGE else f"python -m study.ui --storage {own}"
     where = "" if request.in_cluster else f"        MLflow   {args.tracking_uri or ui}"
     print(f"results  {request.folder}{where}", file=sys.stderr)
     if left:

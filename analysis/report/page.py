@@ -106,6 +106,7 @@ def collect(
         "cost": facts.cost(study, curves) if len(study.trials) else [],
         "failures": facts.failures(study),
         "environment": facts.environment(study, record.tags, masked(ledger.tracking_uri)),
+        "options": masked(options),
         "commands": facts.commands(study, record.tags, masked(options), masked(typed)),
         "specification": facts.specification(study.spec),
         "trials": _trials_table(study, front),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -94,6 +95,12 @@ class Storage:
                 here = fs.LocalFileSystem()
                 with replacing(file) as part:
                     fs.copy_files(path, str(part), source_filesystem=source, destination_filesystem=here)
+
+
+def location_options(storage: str, tracking_uri: str | None) -> str:
+    """The options, as typed, by which the next command finds the same studies: quoted, each behind a space."""
+    options = f" --storage {shlex.quote(storage)}" if storage != DEFAULT_STORAGE else ""
+    return options + (f" --tracking-uri {shlex.quote(tracking_uri)}" if tracking_uri else "")
 
 
 def check_study_name(option: str, name: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -41,6 +43,7 @@ from study.config import DataConfig, EvaluationConfig, TrialConfig
 from study.ledger import Ledger, default_tracking_uri, masked
 from study.ledger.records import flatten, parse
 from study.spec.study_spec import StudySpec, load_spec
+from study.storage.storage import location_options
 from study.train import config_from, parser
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +91,17 @@ def made(storage: Path, study: str) -> Page:
     """By the command, with the figures."""
     assert main([study, "--storage", str(storage)]) == 0
     return checked((storage / study / "report.html").read_text(), storage / study)
+
+
+def test_every_command_on_the_page_finds_a_study_in_a_folder_with_a_space(make_study: MakeStudy) -> None:
+    ledger = make_study([(names.COMPLETE, {"lr": 0.1}, scored(50, 5), [])])
+    study = load_study(ledger)
+    options = location_options("my results", None)
+    page = Page(render(collect(ledger, study, load_curves(ledger, study), None, "typed", options), []))
+    shown = re.findall(r">(python -m (?:analysis|study\.evaluate)[^<]*)<", page.text)
+    assert len(shown) >= 5
+    for line in shown:
+        assert shlex.split(html.unescape(line))[-2:] == ["--storage", "my results"], line
 
 
 def made_of(ledger: Ledger) -> Page:

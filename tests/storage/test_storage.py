@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 from pyarrow import fs
 
 from study.errors import InputError, StorageError
-from study.storage.storage import Storage
+from study.storage.storage import DEFAULT_STORAGE, Storage, location_options
 
 
 def test_folder_and_file_uri(tmp_path: Path) -> None:
@@ -16,6 +17,12 @@ def test_folder_and_file_uri(tmp_path: Path) -> None:
     assert Storage.parse(tmp_path.as_uri()) == Storage(tmp_path)
     Storage(tmp_path / "new").check_writable()
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_the_next_command_takes_the_options_as_they_were_typed() -> None:
+    place, uri = "my results; it's mine", "http://localhost:5000/a b"
+    assert shlex.split(location_options(place, uri)) == ["--storage", place, "--tracking-uri", uri]
+    assert location_options(DEFAULT_STORAGE, None) == ""
 
 
 def test_unknown_scheme_is_refused() -> None:
