@@ -65,9 +65,9 @@ def _fetch(
     trial = study.column("trial")[row]
     folder = part / folder_name(study, row)
     folder.mkdir(parents=True)
+    downloaded = ledger.download_network(study.column("run_id")[row], part / "download")
     for file in (names.MODEL_FILE, names.MODEL_CONFIG_FILE):
-        artifact = f"{names.CHECKPOINT_ARTIFACTS}/{file}"
-        os.replace(ledger.download(study.column("run_id")[row], artifact, part / "download"), folder / file)
+        os.replace(downloaded / file, folder / file)
     shutil.rmtree(part / "download")
     try:
         network, card = load_model(folder)

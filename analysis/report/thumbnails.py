@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from study import names
 from study.errors import StudyError
 
 if TYPE_CHECKING:
@@ -74,9 +73,7 @@ def make_gallery(ledger: Ledger, study: StudyTable, rows: Sequence[int], source:
 def _load(ledger: Ledger, run_id: str, folder: Path) -> tuple[Any, dict[str, Any]]:
     from study.training.checkpoint import load_model
 
-    for name in (names.MODEL_FILE, names.MODEL_CONFIG_FILE):
-        ledger.download(run_id, f"{names.CHECKPOINT_ARTIFACTS}/{name}", folder)
-    return load_model(next(folder.rglob(names.MODEL_FILE)).parent)
+    return load_model(ledger.download_network(run_id, folder))
 
 
 def _first_of_classes(labels: Any) -> np.ndarray[Any, Any]:

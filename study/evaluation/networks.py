@@ -83,9 +83,7 @@ class Networks:
                 raise InputError(f"{name}: study {study!r} has no trial {trial}")
             run_id = runs[0].run_id
             with tempfile.TemporaryDirectory() as folder:
-                for file in (names.MODEL_FILE, names.MODEL_CONFIG_FILE):
-                    found = ledger.download(run_id, f"{names.CHECKPOINT_ARTIFACTS}/{file}", Path(folder))
-                network, card = load_model(found.parent)
+                network, card = load_model(ledger.download_network(run_id, Path(folder)))
         return NamedNetwork(name, title, network.to(default_device()), card, run_id or card.get("run_id"))
 
     def _ledger(self, study: str) -> Ledger:

@@ -211,6 +211,15 @@ class Ledger:
                 "is its artifact folder reachable from this machine?"
             ) from None
 
+    def download_network(self, run_id: str, dst: Path) -> Path:
+        """Copy a network's weights and card into ``dst``; the folder that holds both.
+
+        Raises :class:`ArtifactError` if one fails.
+        """
+        for file in (names.MODEL_FILE, names.MODEL_CONFIG_FILE):
+            downloaded = self.download(run_id, f"{names.CHECKPOINT_ARTIFACTS}/{file}", dst)
+        return downloaded.parent
+
     def log_test_opening(self, run_id: str, purpose: str, when: str) -> int:
         """Note on the trial and on the study that the test split is opened; how often that was so far.
 

@@ -70,10 +70,7 @@ class NetworkOpener:
 
     def _downloaded(self, record: TrialRecord) -> tuple[nn.Module, dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
-            for file in (names.MODEL_FILE, names.MODEL_CONFIG_FILE):
-                artifact = f"{names.CHECKPOINT_ARTIFACTS}/{file}"
-                downloaded = self._ledger.download(record.run_id, artifact, Path(folder))
-            return load_model(downloaded.parent)
+            return load_model(self._ledger.download_network(record.run_id, Path(folder)))
 
     def _unfinished(self, record: TrialRecord, file: Path) -> StoredNetwork | None:
         self._storage.pull(file)
